@@ -1,0 +1,16 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""`coordexp data ...`: make, convert and inspect datasets."""
+
+import argparse
+
+from coordexp_trl.cli.data import convert, shapes
+from coordexp_trl.cli.parser import add_group
+
+COMMANDS = (shapes, convert)
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    """Adds the group."""
+    group = add_group(commands, "data", "make, convert and inspect datasets")
+    for module in COMMANDS:
+        module.register(group)

@@ -1,0 +1,235 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""Precision, recall and F1 of detections from exact integer counts.
+
+Per image, predictions and ground truth (GT) are matched one-to-one within a class, so that 50 copies of a box count as
+one true positive. Among all matchings at the IoU threshold the one with the most pairs is taken, and of those the one
+with the largest total IoU. Nothing depends on the order of predictions or GT, and no scores are needed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import connected_components
+
+from coordexp_trl.boxes import box_iou, sort_corners
+from coordexp_trl.matching import normalize_desc
+
+Boxes = torch.Tensor | np.ndarray | Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class DetectionCounts:
+    """
+    Counts of one or more images; add them up with `+` or `sum(counts, DetectionCounts())`.
+
+    Ratios with a zero denominator are 0.0: a model that predicts nothing where there is nothing has F1 0.0, never NaN.
+
+    Args:
+        tp (`int`, *optional*, defaults to `0`):
+            Matched predictions (true positives).
+        fp (`int`, *optional*, defaults to `0`):
+            Predictions without a match (false positives).
+        fn (`int`, *optional*, defaults to `0`):
+            GT objects without a match (false negatives).
+        iou_sum (`float`, *optional*, defaults to `0.0`):
+            Sum of the IoU of all matches.
+        duplicates (`int`, *optional*, defaults to `0`):
+            False positives that repeat another prediction, see [`count_duplicates`].
+        images (`int`, *optional*, defaults to `0`):
+            Number of images.
+    """
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+    iou_sum: float = 0.0
+    duplicates: int = 0
+    images: int = 0
+
+    def __add__(self, other: "DetectionCounts") -> "DetectionCounts":
+        if not isinstance(other, DetectionCounts):
+            return NotImplemented
+        return DetectionCounts(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+    @property
+    def precision(self) -> float:
+        """`tp / (tp + fp)`."""
+        return _ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """`tp / (tp + fn)`."""
+        return _ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float:
+        """`2 tp / (2 tp + fp + fn)`."""
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU of the matches."""
+        return _ratio(self.iou_sum, self.tp)
+
+    @property
+    def duplicate_rate(self) -> float:
+        """Duplicates over predictions."""
+        return _ratio(self.duplicates, self.tp + self.fp)
+
+
+def count_detections(
+    pred_boxes: Boxes,
+    pred_descs: Sequence[str],
+    gt_boxes: Boxes,
+    gt_descs: Sequence[str],
+    iou_threshold: float = 0.5,
+    class_agnostic: bool = False,
+    duplicate_iou: float = 0.7,
+) -> DetectionCounts:
+    """
+    Counts the detections of one image.
+
+    Args:
+        pred_boxes (`torch.Tensor`, `numpy.ndarray` or `list`):
+            Predicted boxes of shape `(N, 4)`, xyxy, in the unit of the GT boxes: pixels, bins or `[0, 1]` give the
+            same IoU. Inverted corners are sorted; a box that is not finite is a false positive.
+        pred_descs (`Sequence[str]`):
+            Their `N` descriptions.
+        gt_boxes (`torch.Tensor`, `numpy.ndarray` or `list`):
+            GT boxes of shape `(M, 4)`.
+        gt_descs (`Sequence[str]`):
+            Their `M` descriptions; equal up to case, spaces and underscores is the same class.
+        iou_threshold (`float`, *optional*, defaults to `0.5`):
+            Least IoU of a match, in `(0, 1]`.
+        class_agnostic (`bool`, *optional*, defaults to `False`):
+            Whether to ignore the descriptions.
+        duplicate_iou (`float`, *optional*, defaults to `0.7`):
+            IoU from which two predictions of a class show the same object, in `(0, 1]`.
+
+    Returns:
+        [`DetectionCounts`]: the counts, with `images=1`.
+
+    Raises:
+        `ValueError`: if a threshold is out of range, or boxes and descriptions differ in number.
+
+    Example:
+
+    ```python
+    >>> box = [0, 0, 10, 10]
+    >>> counts = count_detections([box, box], ["cat", "cat"], [box], ["Cat"])
+    >>> counts.tp, counts.fp, counts.duplicates, counts.f1
+    (1, 1, 1, 0.6666666666666666)
+    ```
+    """
+    pairs = match_detections(pred_boxes, pred_descs, gt_boxes, gt_descs, iou_threshold, class_agnostic)
+    return DetectionCounts(
+        tp=len(pairs),
+        fp=len(pred_descs) - len(pairs),
+        fn=len(gt_descs) - len(pairs),
+        iou_sum=sum(iou for _, _, iou in pairs),
+        duplicates=count_duplicates(pred_boxes, pred_descs, [i for i, _, _ in pairs], duplicate_iou, class_agnostic),
+        images=1,
+    )
+
+
+def match_detections(
+    pred_boxes: Boxes,
+    pred_descs: Sequence[str],
+    gt_boxes: Boxes,
+    gt_descs: Sequence[str],
+    iou_threshold: float = 0.5,
+    class_agnostic: bool = False,
+) -> list[tuple[int, int, float]]:
+    """
+    Matches the detections of one image; see [`count_detections`] for the arguments and errors.
+
+    Returns:
+        `list[tuple[int, int, float]]`: prediction, GT object and IoU of each match. Their order, and the choice among
+        equally good matchings, follow the boxes and descriptions and not the order of the input.
+    """
+    _check_threshold("iou_threshold", iou_threshold)
+    predictions, pred_keys = _prepare("pred", pred_boxes, pred_descs, class_agnostic)
+    truths, gt_keys = _prepare("gt", gt_boxes, gt_descs, class_agnostic)
+    pred_order, gt_order = _canonical_order(predictions, pred_keys), _canonical_order(truths, gt_keys)
+    iou = box_iou(predictions[pred_order], truths[gt_order]).numpy()
+    feasible = (iou >= iou_threshold) & (pred_keys[pred_order][:, None] == gt_keys[gt_order][None])
+    # One more pair is worth more than any sum of IoUs, which is at most min(N, M).
+    value = np.where(feasible, iou + min(iou.shape) + 1, 0.0)
+    rows, columns = linear_sum_assignment(value, maximize=True)
+    return [
+        (int(pred_order[row]), int(gt_order[column]), float(iou[row, column]))
+        for row, column in zip(rows, columns, strict=True)
+        if feasible[row, column]
+    ]
+
+
+def count_duplicates(
+    boxes: Boxes,
+    descs: Sequence[str],
+    matched: Sequence[int] = (),
+    duplicate_iou: float = 0.7,
+    class_agnostic: bool = False,
+) -> int:
+    """
+    Counts the predictions of one image that repeat another one.
+
+    Predictions of one class whose boxes have an IoU of at least `duplicate_iou`, or are equal, are linked; linked ones
+    form groups. A group may hold as many predictions as were matched to GT objects, and at least one: the others are
+    duplicates. So a pile of `n` copies has `n - 1` duplicates whether or not there is an object below it, two objects
+    that truly overlap have none, and the count does not depend on the order.
+
+    Args:
+        boxes (`torch.Tensor`, `numpy.ndarray` or `list`):
+            Predicted boxes of shape `(N, 4)`, xyxy.
+        descs (`Sequence[str]`):
+            Their `N` descriptions.
+        matched (`Sequence[int]`, *optional*, defaults to `()`):
+            Indices of the predictions that are matched to GT objects.
+        duplicate_iou (`float`, *optional*, defaults to `0.7`):
+            IoU from which two predictions show the same object, in `(0, 1]`.
+        class_agnostic (`bool`, *optional*, defaults to `False`):
+            Whether to ignore the descriptions.
+
+    Returns:
+        `int`: number of duplicates, at most the number of predictions that are not matched.
+    """
+    _check_threshold("duplicate_iou", duplicate_iou)
+    boxes, keys = _prepare("pred", boxes, descs, class_agnostic)
+    if len(keys) < 2:
+        return 0
+    same_place = (box_iou(boxes, boxes) >= duplicate_iou) | (boxes[:, None] == boxes[None]).all(dim=-1)
+    linked = same_place.numpy() & (keys[:, None] == keys[None])
+    num_groups, group = connected_components(linked, directed=False)
+    allowed = np.bincount(group[list(matched)], minlength=num_groups).clip(min=1)
+    return int((np.bincount(group, minlength=num_groups) - allowed).sum())
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0
+
+
+def _check_threshold(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} = {value}: must be in (0, 1].")
+
+
+def _prepare(name: str, boxes: Boxes, descs: Sequence[str], class_agnostic: bool) -> tuple[torch.Tensor, np.ndarray]:
+    """Returns float64 boxes `(N, 4)` with sorted corners, and a class for each."""
+    boxes = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").detach()
+    if boxes.numel() == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name}_boxes: must have shape (N, 4), got {tuple(boxes.shape)}.")
+    if len(boxes) != len(descs):
+        raise ValueError(f"{name}_boxes, {name}_descs: got {len(boxes)} boxes but {len(descs)} descriptions.")
+    keys = np.array(["" if class_agnostic else normalize_desc(desc) for desc in descs], dtype=object)
+    return sort_corners(boxes), keys
+
+
+def _canonical_order(boxes: torch.Tensor, keys: np.ndarray) -> np.ndarray:
+    """An order by class and box. Boxes that are not finite match nothing, so their place does not matter."""
+    rows = [tuple(row) for row in boxes.nan_to_num().tolist()]
+    return np.array(sorted(range(len(keys)), key=lambda i: (keys[i], rows[i])), dtype=int)

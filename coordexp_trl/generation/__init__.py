@@ -1,0 +1,20 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""Rollout engines: prompts and images in, completions out."""
+
+from coordexp_trl.generation.base import Rollout, RolloutEngine, SamplingConfig
+from coordexp_trl.generation.image_features import ImageFeatures, feature_placeholders
+from coordexp_trl.generation.prompts import DEFAULT_PROMPT, Prompt, PromptBuilder, check_prompt_ids
+from coordexp_trl.generation.transformers_engine import TransformersEngine
+
+__all__ = [
+    "DEFAULT_PROMPT",
+    "ImageFeatures",
+    "Prompt",
+    "PromptBuilder",
+    "Rollout",
+    "RolloutEngine",
+    "SamplingConfig",
+    "TransformersEngine",
+    "check_prompt_ids",
+    "feature_placeholders",
+]

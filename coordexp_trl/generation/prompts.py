@@ -1,0 +1,163 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""Image + instruction → prompt token ids and pixel values, once, for generation and training alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import ProcessorMixin
+
+DEFAULT_PROMPT = "Detect every object in the image. Give each one a short description and a bounding box."
+
+
+@dataclass
+class Prompt:
+    """
+    The processed input of one image.
+
+    Attributes:
+        ids (`list[int]`):
+            Prompt token ids, image placeholders expanded, generation prompt included.
+        pixel_values (`torch.Tensor`):
+            Flattened patches of shape `(num_patches, patch_dim)`.
+        image_grid_thw (`torch.Tensor`):
+            Patch grid (time, height, width) of shape `(1, 3)`.
+    """
+
+    ids: list[int]
+    pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
+
+
+class PromptBuilder:
+    """
+    Applies the checkpoint's own chat template and processor.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            Processor of the checkpoint.
+        prompt (`str`, *optional*):
+            Instruction that follows the image.
+        system_prompt (`str`, *optional*):
+            System message; none by default.
+        min_pixels (`int`, *optional*):
+            Lower bound of the resized image's area in pixels; the processor's own value by default.
+        max_pixels (`int`, *optional*):
+            Upper bound of the resized image's area in pixels; the processor's own value by default.
+        chat_template_kwargs (`dict[str, Any]`, *optional*):
+            Passed to `apply_chat_template`.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        prompt: str = DEFAULT_PROMPT,
+        system_prompt: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ):
+        self.processor = processor
+        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+        if system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system_prompt}]})
+        self.text = processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **(chat_template_kwargs or {})
+        )
+        size = processor.image_processor.size
+        self.images_kwargs = {
+            "min_pixels": min_pixels or size["shortest_edge"],
+            "max_pixels": max_pixels or size["longest_edge"],
+        }
+        if self.images_kwargs["min_pixels"] > self.images_kwargs["max_pixels"]:
+            raise ValueError(
+                f"min_pixels={self.images_kwargs['min_pixels']} exceeds max_pixels="
+                f"{self.images_kwargs['max_pixels']}. Set both so that min_pixels <= max_pixels."
+            )
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Prompt]:
+        """
+        Args:
+            images (`Sequence[PIL.Image.Image]`):
+                RGB images of any sizes.
+
+        Returns:
+            `list[Prompt]`: One prompt an image.
+        """
+        inputs = self.processor(
+            text=[self.text] * len(images), images=[[image] for image in images], images_kwargs=self.images_kwargs
+        )
+        grids = torch.as_tensor(inputs["image_grid_thw"])
+        pixels = torch.as_tensor(inputs["pixel_values"]).split(grids.prod(-1).tolist())
+        return [
+            Prompt(list(ids), pixel_values, grid[None])
+            for ids, pixel_values, grid in zip(inputs["input_ids"], pixels, grids, strict=True)
+        ]
+
+    def lengths(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """
+        Prompt lengths without touching any image.
+
+        Args:
+            sizes (`Sequence[tuple[int, int]]`):
+                (width, height) of each image, in pixels.
+
+        Returns:
+            `list[int]`: Number of prompt tokens of each image.
+        """
+        text_length = len(self.processor.tokenizer(self.text)["input_ids"]) - 1  # the one placeholder is replaced
+        unique = sorted(set(sizes))
+        tokens = self.processor._get_num_multimodal_tokens(
+            image_sizes=[(height, width) for width, height in unique], **self.images_kwargs
+        ).num_image_tokens
+        of_size = dict(zip(unique, tokens, strict=True))
+        return [text_length + of_size[size] for size in sizes]
+
+
+def first_difference(expected: Sequence[int], actual: Sequence[int]) -> int | None:
+    """
+    Args:
+        expected (`Sequence[int]`):
+            Token ids.
+        actual (`Sequence[int]`):
+            Token ids.
+
+    Returns:
+        `int` or `None`: Position of the first difference (the shorter length when one is a prefix), or `None`.
+    """
+    for position, (a, b) in enumerate(zip(expected, actual, strict=False)):
+        if a != b:
+            return position
+    return None if len(expected) == len(actual) else min(len(expected), len(actual))
+
+
+def check_prompt_ids(trained: Sequence[int], generated: Sequence[int], tokenizer, name: str) -> None:
+    """
+    Raises unless generation and training saw the same prompt. A difference (an image resized twice, a placeholder
+    expanded twice) trains on tokens that the model never saw.
+
+    Args:
+        trained (`Sequence[int]`):
+            Prompt ids of the training forward.
+        generated (`Sequence[int]`):
+            Prompt ids that the rollout engine reports.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer, for the message.
+        name (`str`):
+            What the prompt belongs to, for the message.
+
+    Raises:
+        `ValueError`: With the first difference.
+    """
+    position = first_difference(trained, generated)
+    if position is None:
+        return
+    window = slice(max(position - 3, 0), position + 4)
+    raise ValueError(
+        f"The rollout engine's prompt for {name} differs from the training prompt at token {position}: lengths "
+        f"{len(generated)} and {len(trained)}, {tokenizer.convert_ids_to_tokens(list(generated[window]))} against "
+        f"{tokenizer.convert_ids_to_tokens(list(trained[window]))}. Check that the engine uses the same processor, "
+        "the same image size limits and expands each image placeholder exactly once."
+    )

@@ -1,0 +1,200 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""All loss terms of a batch of training sequences, as sums over their own units.
+
+A term's mean is taken over its units in the whole optimizer step (all micro-batches, all ranks), so the sums here are
+divided by counts that the trainer gathers; this is what makes 1 × 8 and 8 × 1 micro-batches give the same gradient.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import nn
+
+from coordexp_trl.losses import coordinate, geometry
+from coordexp_trl.losses.head import supervised_logits
+from coordexp_trl.sequences import TrainingSequence
+
+# The unit over which each term is averaged.
+UNIT_OF_TERM = {
+    "text": "text",
+    "coord_ce": "slots",
+    "coord_soft_ce": "slots",
+    "coord_w1": "slots",
+    "coord_gate": "slots",
+    "coord_entropy": "slots",
+    "bbox_l1": "boxes",
+    "bbox_iou": "boxes",
+}
+UNITS = ("text", "slots", "boxes")
+# Figures without gradient, averaged over slots.
+DIAGNOSTICS = ("coord_mass", "coord_bin_error")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """
+    Weights and shapes of the loss terms at one optimizer step.
+
+    Args:
+        weights (`dict[str, float]`):
+            Weight of each term of [`UNIT_OF_TERM`]; a missing or zero weight switches the term off.
+        sigma (`float`, *optional*, defaults to `2.0`):
+            Width of the soft target, in bins.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Softmax temperature of the expectation.
+        top_k (`int`, *optional*):
+            Number of likeliest bins in the expectation; all by default.
+        iou_loss (`str`, *optional*, defaults to `"giou"`):
+            `"giou"` or `"ciou"`.
+    """
+
+    weights: dict[str, float]
+    sigma: float = 2.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    iou_loss: str = "giou"
+
+    @property
+    def active(self) -> list[str]:
+        """Names of the terms with a weight."""
+        return [name for name in UNIT_OF_TERM if self.weights.get(name)]
+
+
+@dataclass
+class Supervision:
+    """
+    The targets of a batch of sequences, as tensors. `*_rows` index the flattened hidden states
+    `(batch · length, hidden_size)`.
+
+    Attributes:
+        text_rows, text_tokens, text_weights (`torch.Tensor`):
+            Shape `(T,)`.
+        slot_rows, slot_bins, slot_weights (`torch.Tensor`):
+            Shape `(M,)`.
+        box_slots (`torch.Tensor`):
+            Index among the M slots of each box's coordinates, shape `(B, 4)`.
+        boxes (`torch.Tensor`):
+            Target boxes, xyxy in [0, 1], shape `(B, 4)`.
+        box_weights (`torch.Tensor`):
+            Shape `(B,)`.
+    """
+
+    text_rows: torch.Tensor
+    text_tokens: torch.Tensor
+    text_weights: torch.Tensor
+    slot_rows: torch.Tensor
+    slot_bins: torch.Tensor
+    slot_weights: torch.Tensor
+    box_slots: torch.Tensor
+    boxes: torch.Tensor
+    box_weights: torch.Tensor
+
+    @classmethod
+    def collate(
+        cls, sequences: Sequence[TrainingSequence], prompt_lengths: Sequence[int], length: int
+    ) -> "Supervision":
+        """
+        Args:
+            sequences (`Sequence[TrainingSequence]`):
+                Sequences, in batch order.
+            prompt_lengths (`Sequence[int]`):
+                Number of prompt tokens before each sequence (right padding).
+            length (`int`):
+                Padded length of the batch.
+
+        Returns:
+            [`Supervision`]: On the CPU.
+        """
+        text, slots, boxes = [], [], []
+        for row, (sequence, prompt_length) in enumerate(zip(sequences, prompt_lengths, strict=True)):
+            start = row * length + prompt_length - 1  # hidden state that predicts completion token 0
+            text += [(start + target.position, target.token, target.weight) for target in sequence.text]
+            slot_index = {target.position: len(slots) + k for k, target in enumerate(sequence.slots)}
+            slots += [(start + target.position, target.bin, target.weight) for target in sequence.slots]
+            boxes += [([slot_index[slot] for slot in box.slots], box.box, box.weight) for box in sequence.boxes]
+
+        def columns(rows, dtypes):
+            values = list(zip(*rows, strict=True)) if rows else [()] * len(dtypes)
+            return [torch.tensor(column, dtype=dtype) for column, dtype in zip(values, dtypes, strict=True)]
+
+        indexed = (torch.long, torch.long, torch.float32)
+        box_slots, box_targets, box_weights = columns(boxes, (torch.long, torch.float32, torch.float32))
+        return cls(
+            *columns(text, indexed),
+            *columns(slots, indexed),
+            box_slots.reshape(-1, 4),
+            box_targets.reshape(-1, 4),
+            box_weights,
+        )
+
+    def to(self, device: torch.device) -> "Supervision":
+        """Returns a copy on `device`."""
+        return Supervision(*(getattr(self, item.name).to(device) for item in fields(self)))
+
+
+def count_units(sequences: Sequence[TrainingSequence]) -> list[int]:
+    """
+    Args:
+        sequences (`Sequence[TrainingSequence]`):
+            Any number of sequences.
+
+    Returns:
+        `list[int]`: Number of weighted text tokens, slots and boxes, in the order of [`UNITS`].
+    """
+    return [sum(target.weight > 0 for sequence in sequences for target in getattr(sequence, unit)) for unit in UNITS]
+
+
+def loss_terms(
+    hidden: torch.Tensor, head: nn.Module, coord_ids: torch.Tensor, supervision: Supervision, config: LossConfig
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """
+    Args:
+        hidden (`torch.Tensor`):
+            Last hidden states of shape `(batch, length, hidden_size)`.
+        head (`nn.Module`):
+            Output embeddings of the model.
+        coord_ids (`torch.Tensor`):
+            Token id of each bin, shape `(K,)`.
+        supervision ([`Supervision`]):
+            Targets on the device of `hidden`.
+        config ([`LossConfig`]):
+            Weights and shapes.
+
+    Returns:
+        `tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]`: Weighted-by-target sums of the active terms
+        (float32 scalars, connected to the graph even when nothing is supervised), and sums of the diagnostics.
+    """
+    rows = torch.cat([supervision.text_rows, supervision.slot_rows])
+    output = supervised_logits(
+        hidden.flatten(0, 1)[rows],
+        head,
+        supervision.text_tokens,
+        coord_ids,
+        with_gate=bool(config.weights.get("coord_gate")),
+    )
+    logits, weights, bins = output.coord_logits, supervision.slot_weights, supervision.slot_bins
+    log_probs = logits.log_softmax(-1)
+    targets = coordinate.gaussian_targets(bins, len(coord_ids), config.sigma)
+    expected = coordinate.expectation(logits, config.temperature, config.top_k)
+    predicted_boxes = expected[supervision.box_slots]  # (B, 4)
+    iou_loss = {"giou": geometry.giou_loss, "ciou": geometry.ciou_loss}[config.iou_loss]
+    terms = {
+        "text": lambda: output.text_nll * supervision.text_weights,
+        "coord_ce": lambda: coordinate.hard_cross_entropy(log_probs, bins) * weights,
+        "coord_soft_ce": lambda: coordinate.soft_cross_entropy(log_probs, targets) * weights,
+        "coord_w1": lambda: coordinate.wasserstein1(log_probs.exp(), targets) * weights,
+        "coord_gate": lambda: output.coord_gate * weights,
+        "coord_entropy": lambda: coordinate.entropy(log_probs) * weights,
+        "bbox_l1": lambda: geometry.l1_loss(predicted_boxes, supervision.boxes) * supervision.box_weights,
+        "bbox_iou": lambda: iou_loss(predicted_boxes, supervision.boxes) * supervision.box_weights,
+    }
+    sums = {name: terms[name]().sum() for name in config.active}
+    with torch.no_grad():
+        supervised = (weights > 0).float()
+        error = (expected - bins / (len(coord_ids) - 1)).abs() * (len(coord_ids) - 1)
+        diagnostics = {
+            "coord_mass": ((-output.coord_gate).exp() * supervised).sum(),
+            "coord_bin_error": (error * supervised).sum(),
+        }
+    return sums, diagnostics

@@ -1,0 +1,109 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""The `json` protocol: `{"objects": [{"desc": "black cat", "bbox_2d": […]}]}`; the empty set is `{"objects": []}`."""
+
+import json
+import re
+from functools import lru_cache
+
+from coordexp_trl.protocols.base import UNCLOSED, Protocol, Reading
+from coordexp_trl.protocols.token_bytes import COORDINATE
+
+_SPACE = b" \t\n\r"
+_SET, _SET_END, _COMMA = b'{"objects":[', b"]}", b","
+_OBJECT = b'{"desc":'
+
+
+def _compile(pattern: bytes) -> re.Pattern[bytes]:
+    """Compiles a pattern in which a blank stands for insignificant white space."""
+    return re.compile(pattern.replace(b" ", b"[" + _SPACE + b"]*"), re.DOTALL)
+
+
+# Each repetition is followed by something it cannot match itself, so a failing match gives up in linear time.
+_PARTS = rb'{ "desc" : ', rb'("[^"\\]*(?:\\.[^"\\]*)*")', rb' , "bbox_2d" : \['
+_COMPLETE = _compile(b"".join(_PARTS) + b" " + b" , ".join([COORDINATE] * 4) + rb" \] }")
+_HEAD, _STRING, _BOX = map(_compile, _PARTS)
+
+
+@lru_cache(1 << 12)
+def _read_string(literal: bytes) -> str | None:
+    """Reads a JSON string; `None` for invalid UTF-8, a bad escape, a control character, an escaped lone surrogate."""
+    try:
+        text = json.loads(literal.decode())
+        text.encode()
+    except ValueError:
+        return None
+    return text
+
+
+class JsonProtocol(Protocol):
+    """
+    One JSON object with a list of objects; a coordinate is a bare coordinate token.
+
+    ```text
+    {"objects": [{"desc": "black cat", "bbox_2d": [<|coord_110|>, <|coord_310|>, <|coord_410|>, <|coord_705|>]}]}
+    ```
+
+    Descriptions are JSON strings (`json.dumps` with `ensure_ascii=False`). Reading tolerates the white space that JSON
+    does, and no other keys and no other order of keys. It refuses no more descriptions than [`Protocol`] does.
+    """
+
+    name = "json"
+    _separator = ", "
+    # `{` and an unescaped quote: inside a string that quote would end it, and no key and colon could follow.
+    _opening = _compile(rb'{ "(?!objects")\w*" :')
+
+    def _gap_text(self, desc: str | None, first: bool) -> str:
+        if desc is None:
+            return '{"objects": []}' if first else "]}]}"
+        return f'{{"objects": [{self._object_text(desc)}' if first else f"]}}, {self._object_text(desc)}"
+
+    @staticmethod
+    def _object_text(desc: str) -> str:
+        return f'{{"desc": {json.dumps(desc, ensure_ascii=False)}, "bbox_2d": ['
+
+    def _read(self, data: bytes, start: int, stop: int) -> Reading:
+        complete = _COMPLETE.match(data, start, stop)
+        if complete is not None:
+            desc = _read_string(complete[1])
+            if desc is None or not desc.strip():
+                return Reading(complete.end(), "bad_desc" if desc is None else "empty_desc")
+            return Reading(complete.end(), None, desc, complete.end(1))
+        reason, position = _diagnose(data, start, stop)
+        # A malformed object reaches to the next brace after the place where it went wrong.
+        brace = data.find(b"}", position, stop)
+        return Reading(UNCLOSED if brace < 0 else brace + 1, reason)
+
+    def _is_gap(self, text: bytes, first: bool) -> bool:
+        return text.translate(None, _SPACE) == (_SET if first else _COMMA)
+
+    def _read_tail(self, text: bytes, first: bool, ended: bool) -> tuple[list[str], bool]:
+        text = text.translate(None, _SPACE)
+        close, more = (_SET + _SET_END, _SET + _OBJECT) if first else (_SET_END, _COMMA + _OBJECT)
+        reasons = [] if close.startswith(text) or more.startswith(text) else ["stray"]
+        closed = _SET_END in text
+        if ended and not closed:
+            reasons.append("unclosed")
+        return reasons, not (ended or closed)
+
+
+def _diagnose(data: bytes, start: int, stop: int) -> tuple[str, int]:
+    """Returns why the object that opens at `start` is not complete, and the place where it went wrong."""
+    head = _HEAD.match(data, start, stop)
+    if head is None:
+        return "missing_desc", start
+    string = _STRING.match(data, head.end(), stop)
+    if string is None:
+        # A string that does not end swallows the rest, braces too.
+        return "bad_desc", stop if data.startswith(b'"', head.end(), stop) else head.end()
+    desc = _read_string(string[0])
+    if desc is None or not desc.strip():
+        return "bad_desc" if desc is None else "empty_desc", string.end()
+    box = _BOX.match(data, string.end(), stop)
+    if box is None:
+        return "missing_box", string.end()
+    box_end = data.find(b"]", box.end(), stop)
+    content = data[box.end() : box_end].translate(None, _SPACE)
+    coordinates = [COORDINATE] * content.count(COORDINATE)
+    if box_end < 0 or content != b",".join(coordinates):
+        return "text_in_box", box.end()
+    return ("extra_text", box_end) if len(coordinates) == 4 else ("wrong_arity", box.end())

@@ -1,0 +1,101 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""What writing and reading a completion returns."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Quad = tuple[int, int, int, int]
+
+# Everything that is not read is counted under one of these. Each object that opens is either returned, or dropped
+# under exactly one of the object reasons, or is the truncated tail.
+OBJECT_DROP_REASONS = {
+    "missing_desc": "the object does not begin with its description",
+    "empty_desc": "the description is blank",
+    "bad_desc": "the description is not text: invalid UTF-8, a special or coordinate token in it, a bad JSON string",
+    "missing_box": "the box does not follow the description",
+    "wrong_arity": "the box does not hold four coordinate tokens",
+    "text_in_box": "the box holds something else, or its coordinate tokens are separated in another way",
+    "extra_text": "something stands between the box and the end of the object",
+    "nested": "another object, description or box opens inside the object",
+    "incomplete": "the end token came inside the object",
+}
+SET_DROP_REASONS = {
+    "stray": "a run of text or coordinate tokens outside any object that the protocol does not write there",
+    "unclosed": "the end token came before the set was closed",
+}
+DROP_REASONS = OBJECT_DROP_REASONS | SET_DROP_REASONS
+
+
+class EncodedObjects(NamedTuple):
+    """
+    A set of objects as tokens.
+
+    Args:
+        ids (`list[int]`):
+            Token ids, without an end token.
+        slots (`list[tuple[int, int, int, int]]`):
+            For each object the positions of its four coordinate tokens in `ids`.
+    """
+
+    ids: list[int]
+    slots: list[Quad]
+
+
+@dataclass(slots=True)
+class ParsedObject:
+    """
+    One complete object of a completion. All positions are token positions in the completion.
+
+    Args:
+        desc (`str`):
+            The description exactly as written.
+        bins (`tuple[int, int, int, int]`):
+            The box in bins, as written; it may be inverted or have no area.
+        slots (`tuple[int, int, int, int]`):
+            Positions of the four coordinate tokens.
+        span (`tuple[int, int]`):
+            Range `[start, end)` of the tokens that hold the object. A token on the border of two objects belongs to
+            both.
+    """
+
+    desc: str
+    bins: Quad
+    slots: Quad
+    span: tuple[int, int]
+
+    @property
+    def valid_geometry(self) -> bool:
+        """Whether `x2 > x1` and `y2 > y1`."""
+        x1, y1, x2, y2 = self.bins
+        return x2 > x1 and y2 > y1
+
+
+@dataclass(slots=True)
+class ParsedCompletion:
+    """
+    A completion as read by [`Protocol.parse`].
+
+    Args:
+        objects (`list[ParsedObject]`):
+            The complete objects in order of appearance.
+        dropped (`dict[str, int]`):
+            What was dropped, counted by the reasons of `DROP_REASONS`; reasons that did not occur are absent.
+        truncated (`bool`):
+            Whether the tokens ran out, without an end token, inside an object or before the set was closed. The `tags`
+            protocol does not close its set: there it means inside an object, or inside its opening tag.
+        ended (`bool`):
+            Whether an end token was met.
+        length (`int`):
+            Number of tokens before the end token.
+    """
+
+    objects: list[ParsedObject]
+    dropped: dict[str, int]
+    truncated: bool
+    ended: bool
+    length: int
+
+    @property
+    def complete_end(self) -> int:
+        """Token position just after the last complete object; 0 if there is none."""
+        return self.objects[-1].span[1] if self.objects else 0

@@ -1,0 +1,78 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""The `tags` protocol: `<obj><desc>black cat</desc><box>…</box></obj>`, repeated; the empty set is the empty text."""
+
+import re
+
+from coordexp_trl.protocols.base import UNCLOSED, Protocol, Reading
+from coordexp_trl.protocols.token_bytes import COORDINATE
+
+_OBJECT, _OBJECT_END = b"<obj>", b"</obj>"
+_DESC, _DESC_END = b"<desc>", b"</desc>"
+_BOX, _BOX_END = b"<box>", b"</box>"
+_TAG = re.compile(rb"</?(?:obj|desc|box)>")
+_FOUR = COORDINATE * 4
+
+
+class TagsProtocol(Protocol):
+    """
+    Objects between tags, without anything between them.
+
+    ```text
+    <obj><desc>black cat</desc><box><|coord_110|><|coord_310|><|coord_410|><|coord_705|></box></obj>
+    ```
+
+    White space between the tags is no part of the protocol. Besides what [`Protocol`] refuses, a description must not
+    contain one of the six tags; any other `<` or `>` is fine.
+    """
+
+    name = "tags"
+    _separator = ""
+    _opening = re.compile(_OBJECT)
+
+    def _gap_text(self, desc: str | None, first: bool) -> str:
+        close = "" if first else "</box></obj>"
+        if desc is None:
+            return close
+        if _TAG.search(desc.encode()):
+            self._refuse(desc, "it contains a structure tag", "Rewrite that part, or use the 'json' protocol")
+        return f"{close}<obj><desc>{desc}</desc><box>"
+
+    def _read(self, data: bytes, start: int, stop: int) -> Reading:
+        close = data.find(_OBJECT_END, start, stop)
+        if close < 0:
+            return Reading(UNCLOSED)
+        end = close + len(_OBJECT_END)
+        desc_start = start + len(_OBJECT) + len(_DESC)
+        desc_end = data.find(_DESC_END, desc_start, close)
+        if not data.startswith(_DESC, start + len(_OBJECT)) or desc_end < 0:
+            return Reading(end, "missing_desc")
+        raw = data[desc_start:desc_end]
+        if b"<" in raw and _TAG.search(raw):
+            return Reading(end, "nested")
+        try:
+            desc = raw.decode()
+        except UnicodeDecodeError:
+            return Reading(end, "bad_desc")
+        if not desc.strip():
+            return Reading(end, "empty_desc")
+        box = desc_end + len(_DESC_END)
+        box_start = box + len(_BOX)
+        box_end = data.find(_BOX_END, box_start, close)
+        if not data.startswith(_BOX, box) or box_end < 0:
+            return Reading(end, "missing_box")
+        content = data[box_start:box_end]
+        if content != _FOUR:
+            if not content.strip(COORDINATE):
+                return Reading(end, "wrong_arity")
+            return Reading(end, "nested" if _TAG.search(content) else "text_in_box")
+        if box_end + len(_BOX_END) != close:
+            return Reading(end, "extra_text")
+        return Reading(end, None, desc, box)
+
+    def _is_gap(self, text: bytes, first: bool) -> bool:
+        return not text
+
+    def _read_tail(self, text: bytes, first: bool, ended: bool) -> tuple[list[str], bool]:
+        # Without an end token, text that ends in the beginning of `<obj>` was cut inside the opening of an object.
+        cut = 0 if ended else next((size for size in range(4, 0, -1) if text.endswith(_OBJECT[:size])), 0)
+        return ["stray"] if len(text) > cut else [], cut > 0

@@ -1,0 +1,289 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""What the recipes share: options, configuration files, data, the plan of a run, and what a finished run leaves."""
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from rich.console import Console
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from coordexp_trl.cli.output import print_table
+from coordexp_trl.evaluation.curves import plot_curves
+from coordexp_trl.evaluation.pictures import draw_overlay
+from coordexp_trl.evaluation.pictures import save_overlays as save_overlays_sheet
+from coordexp_trl.images import check_images, load_image
+from coordexp_trl.records import DetectionObject, DetectionRecord, read_records
+
+
+@dataclass
+class RecipeArguments:
+    """
+    Options of a run that belong to neither the model nor the trainer.
+
+    Args:
+        train_file (`str`):
+            JSONL file of training records.
+        eval_file (`str`, *optional*):
+            JSONL file of evaluation records.
+        image_root (`str`, *optional*):
+            Folder that relative image paths start from; the JSONL file's own folder by default.
+        check_images (`bool`, *optional*, defaults to `True`):
+            Whether to decode every image once before training begins.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Print the resolved configuration and the plan, then stop.
+        overwrite_output_dir (`bool`, *optional*, defaults to `False`):
+            Whether an output folder that holds another run may be written to.
+        num_overlays (`int`, *optional*, defaults to `8`):
+            Evaluation pictures drawn after the run.
+    """
+
+    train_file: str = field(metadata={"help": "JSONL file of training records."})
+    eval_file: str | None = field(default=None, metadata={"help": "JSONL file of evaluation records."})
+    image_root: str | None = field(
+        default=None, metadata={"help": "Folder that relative image paths start from; the JSONL's folder by default."}
+    )
+    check_images: bool = field(
+        default=True, metadata={"help": "Whether to decode every image once before training begins."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Print the resolved configuration and the plan, then stop."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Whether an output folder that holds another run may be written to."}
+    )
+    num_overlays: int = field(default=8, metadata={"help": "Evaluation pictures drawn after the run."})
+
+
+class RecipeParser(TrlParser):
+    """TRL's parser, which names the line and the nearest known option when it meets an unknown one."""
+
+    def parse_args_and_config(self, args: Iterable[str] | None = None, **kwargs) -> tuple:
+        """See [`~trl.TrlParser.parse_args_and_config`]."""
+        args = list(sys.argv[1:] if args is None else args)
+        known = {action.dest for action in self._actions}
+        if "--config" in args[:-1]:
+            _check_config_keys(Path(args[args.index("--config") + 1]), known | {"env"})
+        for argument in args:
+            name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+            if (
+                argument.startswith("--")
+                and name not in known | {"config"}
+                and argument not in self._option_string_actions
+            ):
+                raise ValueError(f"unknown option {argument!r}{_nearest(name, known, '--')}.")
+        return super().parse_args_and_config(args, **kwargs)
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {prefix + found[0]!r}?" if found else ""
+
+
+def _check_config_keys(path: Path, known: set[str]) -> None:
+    if not path.is_file():
+        raise ValueError(f"config={str(path)!r}: no such file.")
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{path}: must hold `option: value` lines.")
+    for key, _ in root.value:
+        if key.value not in known:
+            line = key.start_mark.line + 1
+            raise ValueError(f"{path}:{line}: unknown key {key.value!r}{_nearest(key.value, known)}.")
+
+
+def run_recipe(main: Callable[[], None]) -> None:
+    """
+    Runs a recipe's main function; a mistake of the user is printed without a traceback and exits with status 2.
+
+    Args:
+        main (`Callable`):
+            The recipe.
+    """
+    try:
+        main()
+    except ValueError as error:
+        if PartialState().is_main_process:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def load_records(args: RecipeArguments) -> tuple[list[DetectionRecord], list[DetectionRecord] | None]:
+    """
+    Args:
+        args ([`RecipeArguments`]):
+            File names and checks.
+
+    Returns:
+        Training and evaluation records, their images checked on the main process of each machine.
+    """
+    train = read_records(args.train_file, args.image_root)
+    evaluation = None if args.eval_file is None else read_records(args.eval_file, args.image_root)
+    if args.check_images and PartialState().is_local_main_process:
+        check_images([*train, *(evaluation or [])])
+    return train, evaluation
+
+
+def check_output_dir(args: TrainingArguments, overwrite: bool) -> None:
+    """
+    Refuses to mix two runs in one folder.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]):
+            Gives `output_dir` and `resume_from_checkpoint`.
+        overwrite (`bool`):
+            Whether the user allowed it.
+
+    Raises:
+        `ValueError`: If the folder holds a run that is not being resumed, or nothing to resume from.
+    """
+    folder = Path(args.output_dir)
+    checkpoint = get_last_checkpoint(args.output_dir) if folder.is_dir() else None
+    if args.resume_from_checkpoint in ("true", "True", True):
+        if checkpoint is None:
+            raise ValueError(f"resume_from_checkpoint is true but output_dir={str(folder)!r} holds no checkpoint.")
+        args.resume_from_checkpoint = checkpoint
+    holds_run = checkpoint is not None or (folder / "trainer_state.json").exists() or (folder / "config.json").exists()
+    if holds_run and not args.resume_from_checkpoint and not overwrite:
+        raise ValueError(
+            f"output_dir={str(folder)!r} already holds a run. Continue it with --resume_from_checkpoint true, choose "
+            "another --output_dir, or allow overwriting with --overwrite_output_dir."
+        )
+
+
+def print_plan(trainer: Trainer, configs: Iterable[Any]) -> None:
+    """
+    Prints the resolved configuration and what the run will do.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer, not started.
+        configs (`Iterable`):
+            Dataclasses whose fields are the configuration.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    for config in configs:
+        values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.init}
+        print(f"# {type(config).__name__}")
+        print(yaml.safe_dump(json.loads(json.dumps(values, default=str)), sort_keys=False, allow_unicode=True))
+    print_table(plan_rows(trainer), headers=["plan", "value"])
+
+
+def plan_rows(trainer: Trainer) -> list[tuple[str, str]]:
+    """
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer, not started.
+
+    Returns:
+        `list[tuple[str, str]]`: What will be trained, in which batches, and the memory that the model's states take
+        on one process (weights and gradients as loaded, two float32 moments of AdamW); activations come on top.
+    """
+    args = trainer.args
+    images = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps_per_epoch = -(-len(trainer.train_dataset) // images)
+    steps = args.max_steps if args.max_steps > 0 else int(steps_per_epoch * args.num_train_epochs)
+    parameters = list(trainer.model.parameters())
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    gradients = sum(parameter.numel() * parameter.element_size() for parameter in learning)
+    moments = sum(parameter.numel() * 8 for parameter in learning)
+    records = trainer.train_dataset.records
+    prompt_lengths = trainer.prompt_builder.lengths([(record.width, record.height) for record in records])
+    gigabyte = 1024**3
+    return [
+        ("training images", f"{len(records)}"),
+        ("processes", f"{args.world_size}"),
+        ("images per optimizer step", f"{images}"),
+        ("optimizer steps", f"{steps} ({steps / steps_per_epoch:.1f} epochs)"),
+        ("prompt tokens (mean, longest)", f"{sum(prompt_lengths) / len(records):.0f}, {max(prompt_lengths)}"),
+        ("parameters (all, learning)", f"{sum(map(torch.numel, parameters)):,}, {sum(map(torch.numel, learning)):,}"),
+        ("memory of weights", f"{weights / gigabyte:.2f} GiB"),
+        ("memory of gradients", f"{gradients / gigabyte:.2f} GiB"),
+        ("memory of AdamW", f"{moments / gigabyte:.2f} GiB"),
+    ]
+
+
+RESULT_ROWS = {
+    "F1": "f1",
+    "precision": "precision",
+    "recall": "recall",
+    "mean IoU of matches": "mean_iou",
+    "duplicate rate": "duplicate_rate",
+    "parse rate": "parse_rate",
+    "objects per image": "objects_predicted",
+}
+
+
+def print_result(trainer: Trainer, before: dict[str, float] | None, after: dict[str, float] | None) -> None:
+    """
+    Prints loss terms (first and last logged) and evaluation (before and after), and draws the run's curves.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The finished trainer.
+        before (`dict[str, float]`, *optional*):
+            Evaluation metrics before training.
+        after (`dict[str, float]`, *optional*):
+            Evaluation metrics after training.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    rows = []
+    if history:
+        names = [name for name in history[-1] if name == "loss" or name.startswith("loss/")]
+        rows += [(name, history[0].get(name, float("nan")), history[-1][name]) for name in names]
+    if before and after:
+        rows += [(label, before[f"eval_{key}"], after[f"eval_{key}"]) for label, key in RESULT_ROWS.items()]
+    folder = Path(trainer.args.output_dir)
+    (folder / "result.json").write_text(json.dumps({"before": before, "after": after}, indent=2), encoding="utf-8")
+    print_table(rows, headers=["", "before", "after"])
+    Console().print(f"Curves: {plot_curves(trainer.state.log_history, folder / 'curves.png')}", highlight=False)
+
+
+def save_overlays(trainer: Trainer, records: list[DetectionRecord], number: int) -> None:
+    """
+    Draws ground truth beside the final predictions into `overlays.png`. Every process must call it.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The finished trainer.
+        records (`list[DetectionRecord]`):
+            Records to choose the first ones from.
+        number (`int`):
+            Number of pictures; `0` draws none.
+    """
+    chosen = records[:number]
+    predictions = trainer.detect(chosen)
+    if not chosen or not trainer.is_world_process_zero():
+        return
+    overlays = [
+        draw_overlay(
+            load_image(record),
+            record.objects,
+            [DetectionObject(desc=item.desc, bins=item.bins) for item in parsed.objects],
+            title=record.images[0],
+            grid=trainer.grid,
+        )
+        for record, parsed in zip(chosen, predictions, strict=True)
+    ]
+    path = save_overlays_sheet(overlays, Path(trainer.args.output_dir) / "overlays.png")
+    Console().print(f"Predictions: {path}", highlight=False)

@@ -1,0 +1,244 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""What is supervised: rollout + matches + ground truth → the token sequences of the teacher-forced forward.
+
+Three modes, each a function of the same inputs:
+
+* `two_sequence`: the rollout itself, supervised only at the slots of matched objects (self-context), and the ground
+  truth re-ordered to follow the rollout, supervised everywhere.
+* `appended`: one sequence, the rollout up to its last complete object, then the missed objects, close and end.
+* `expert`: as `appended`, and the rollout's own tokens are labelled with what an expert would write in that state
+  (DAgger: Ross et al., 2011, https://huggingface.co/papers/1011.0686), the expert being the set of objects not yet
+  written.
+
+All three cut the text at coordinate slots. Coordinate tokens are special tokens and always split the text, so the
+tokens between two slots ("gap") never depend on what stands beyond them, and a canonical continuation can start right
+after any slot whatever token spans the structure characters there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from coordexp_trl.coordinates import CoordinateGrid
+from coordexp_trl.matching import Match
+from coordexp_trl.protocols import ParsedCompletion, Protocol
+from coordexp_trl.records import DetectionRecord
+
+
+class TextTarget(NamedTuple):
+    """The token wanted at `position` (full-vocabulary cross-entropy)."""
+
+    position: int
+    token: int
+    weight: float
+
+
+class SlotTarget(NamedTuple):
+    """The bin wanted at the coordinate slot `position`; a weight of 0 keeps the slot for its box alone."""
+
+    position: int
+    bin: int
+    weight: float
+
+
+class BoxTarget(NamedTuple):
+    """The box (xyxy in [0, 1]) wanted from the expectations at four slots."""
+
+    slots: tuple[int, int, int, int]
+    box: tuple[float, float, float, float]
+    weight: float
+
+
+@dataclass
+class TrainingSequence:
+    """
+    Completion tokens and what is asked of them. Positions count from the first completion token; the prediction for
+    position `p` comes from the hidden state of the token before it.
+
+    Attributes:
+        ids (`list[int]`):
+            Completion token ids, without the prompt.
+        text (`list[TextTarget]`):
+            Supervised text tokens.
+        slots (`list[SlotTarget]`):
+            Coordinate slots, every slot of every box among them.
+        boxes (`list[BoxTarget]`):
+            Supervised boxes.
+    """
+
+    ids: list[int]
+    text: list[TextTarget] = field(default_factory=list)
+    slots: list[SlotTarget] = field(default_factory=list)
+    boxes: list[BoxTarget] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class GroundTruthObject:
+    """
+    One object to be written: also accepted by [`Protocol`] wherever an object is encoded.
+
+    Attributes:
+        desc (`str`):
+            Description.
+        bins (`tuple[int, int, int, int]`):
+            Box in bins.
+        box (`tuple[float, float, float, float]`):
+            Exact box, xyxy in [0, 1], not quantised.
+    """
+
+    desc: str
+    bins: tuple[int, int, int, int]
+    box: tuple[float, float, float, float]
+
+
+def ground_truth(record: DetectionRecord, grid: CoordinateGrid) -> list[GroundTruthObject]:
+    """
+    The objects of a record in canonical order (y1, x1, y2, x2, description), so that no loss depends on the order in
+    which an annotator listed them.
+
+    Args:
+        record ([`DetectionRecord`]):
+            Record with objects in pixels or bins.
+        grid ([`CoordinateGrid`]):
+            Coordinate grid.
+
+    Returns:
+        `list[GroundTruthObject]`: The objects, sorted.
+    """
+    size = (record.width, record.height)
+    return [
+        GroundTruthObject(item.desc, item.box_bins(*size, grid), item.unit_box(*size, grid))
+        for item in record.sorted_objects(grid)
+    ]
+
+
+@dataclass(frozen=True)
+class SequenceBuilder:
+    """
+    Turns one rollout into its training sequences.
+
+    Args:
+        protocol ([`Protocol`]):
+            Text protocol of the completions.
+        eos_token_id (`int`):
+            Token that ends a completion.
+        mode (`str`, *optional*, defaults to `"two_sequence"`):
+            `"two_sequence"`, `"appended"` or `"expert"`.
+        eos_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the end token's cross-entropy.
+        self_context_coord_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the coordinate terms at the slots of matched objects in the rollout's own tokens; `0` leaves
+            geometry alone there.
+        own_token_weight (`float`, *optional*, defaults to `0.5`):
+            Weight of the expert's labels on the rollout's own text tokens (`mode="expert"`).
+        extra_policy (`str`, *optional*, defaults to `"expert"`):
+            What is asked of unmatched predictions in `mode="expert"`: `"expert"` labels their opening with what
+            should stand there instead, `"neutral"` leaves them unsupervised.
+    """
+
+    protocol: Protocol
+    eos_token_id: int
+    mode: str = "two_sequence"
+    eos_weight: float = 1.0
+    self_context_coord_weight: float = 1.0
+    own_token_weight: float = 0.5
+    extra_policy: str = "expert"
+
+    def build(
+        self, ids: Sequence[int], parsed: ParsedCompletion, match: Match, objects: Sequence[GroundTruthObject]
+    ) -> list[TrainingSequence]:
+        """
+        Args:
+            ids (`Sequence[int]`):
+                Completion token ids of the rollout.
+            parsed ([`ParsedCompletion`]):
+                What the protocol read in `ids`.
+            match ([`Match`]):
+                Pairs of (index in `parsed.objects`, index in `objects`).
+            objects (`Sequence[GroundTruthObject]`):
+                Ground truth in canonical order, see [`ground_truth`].
+
+        Returns:
+            `list[TrainingSequence]`: One or two sequences. A rollout without matches (an unparseable one, say) leaves
+            supervision on the ground truth alone.
+        """
+        missed = [objects[j] for j in match.unmatched_ground_truth]
+        if self.mode == "two_sequence":
+            reordered = [objects[j] for _, j in match.pairs] + missed
+            sequences = [self._written_by_expert(TrainingSequence([]), reordered)]
+            if match.pairs:
+                sequences.append(self._self_context(ids, parsed, match, objects))
+            return sequences
+        sequence = self._prefix(ids, parsed)
+        self._supervise_matched(sequence, parsed, match, objects)
+        if self.mode == "expert":
+            self._label_own_tokens(sequence, parsed, match, objects)
+        return [self._written_by_expert(sequence, missed)]
+
+    def _self_context(self, ids, parsed, match, objects) -> TrainingSequence:
+        # Nothing is asked beyond the last matched object, so nothing beyond it is run forward.
+        last_slot = max(parsed.objects[i].slots[-1] for i, _ in match.pairs)
+        sequence = TrainingSequence(list(ids[: last_slot + 1]))
+        self._supervise_matched(sequence, parsed, match, objects)
+        return sequence
+
+    def _prefix(self, ids, parsed) -> TrainingSequence:
+        end = parsed.objects[-1].slots[-1] + 1 if parsed.objects else 0
+        return TrainingSequence(list(ids[:end]))
+
+    def _supervise_matched(self, sequence, parsed, match, objects) -> None:
+        for i, j in match.pairs:
+            slots = parsed.objects[i].slots
+            sequence.slots += [
+                SlotTarget(slot, wanted, self.self_context_coord_weight)
+                for slot, wanted in zip(slots, objects[j].bins, strict=True)
+            ]
+            sequence.boxes.append(BoxTarget(slots, objects[j].box, 1.0))
+
+    def _written_by_expert(self, sequence: TrainingSequence, objects) -> TrainingSequence:
+        """Appends `objects`, the close and the end token, all supervised."""
+        first = not sequence.ids
+        for item in objects:
+            self._append_text(sequence, self.protocol.gap_ids(item.desc, first=first))
+            for k, wanted in enumerate(item.bins):
+                if k:
+                    self._append_text(sequence, self.protocol.separator_ids)
+                sequence.slots.append(SlotTarget(len(sequence.ids), wanted, 1.0))
+                sequence.ids.append(int(self.protocol.vocabulary.ids[wanted]))
+            first = False
+        self._append_text(sequence, self.protocol.gap_ids(None, first=first))
+        self._append_text(sequence, [self.eos_token_id], self.eos_weight)
+        return sequence
+
+    def _append_text(self, sequence: TrainingSequence, tokens: Sequence[int], weight: float = 1.0) -> None:
+        start = len(sequence.ids)
+        sequence.ids += tokens
+        sequence.text += [TextTarget(start + k, token, weight) for k, token in enumerate(tokens)]
+
+    def _label_own_tokens(self, sequence, parsed, match, objects) -> None:
+        target_of = dict(match.pairs)
+        later = [objects[j] for _, j in match.pairs]  # matched objects that the rollout has still to write
+        missed = [objects[j] for j in match.unmatched_ground_truth]
+        gap_start = 0
+        for i, predicted in enumerate(parsed.objects):
+            first = gap_start == 0
+            if i in target_of:
+                wanted = self.protocol.gap_ids(later.pop(0).desc, first=first)
+                self._label_separators(sequence, predicted.slots)
+            elif self.extra_policy == "neutral":
+                wanted = []
+            elif missed or later:
+                wanted = self.protocol.gap_ids((missed or later)[0].desc, first=first)
+            else:
+                wanted = [*self.protocol.gap_ids(None, first=first), self.eos_token_id]
+            # After the first token that differs the state is no longer the expert's.
+            for position, token in zip(range(gap_start, predicted.slots[0]), wanted, strict=False):
+                sequence.text.append(TextTarget(position, token, self.own_token_weight))
+                if sequence.ids[position] != token:
+                    break
+            gap_start = predicted.slots[-1] + 1
+
+    def _label_separators(self, sequence, slots) -> None:
+        for position in range(slots[0], slots[-1]):
+            if position not in slots:
+                sequence.text.append(TextTarget(position, sequence.ids[position], self.own_token_weight))

@@ -1,0 +1,192 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""What is loaded, wrapped and checked before a trainer starts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, TrainingArguments
+from trl.trainer.utils import create_model_from_path, get_config_model_id
+
+from coordexp_trl.coordinates import CoordinateGrid, CoordVocabulary
+from coordexp_trl.generation import PromptBuilder
+from coordexp_trl.protocols import Protocol
+from coordexp_trl.records import DetectionRecord
+from coordexp_trl.sequences import ground_truth
+
+logger = get_logger(__name__)
+
+
+def load_model_and_processor(
+    model: str | PreTrainedModel | PeftModel, processor: ProcessorMixin | None, args: TrainingArguments
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
+    """
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Checkpoint or instance.
+        processor ([`~transformers.ProcessorMixin`], *optional*):
+            Processor; loaded from the model's checkpoint by default.
+        args ([`~transformers.TrainingArguments`]):
+            Trainer configuration with `model_init_kwargs`.
+
+    Returns:
+        The model and its processor, which pads on the left and agrees with the model on the padding token.
+
+    Raises:
+        `ValueError`: If the processor cannot process images.
+    """
+    options: dict[str, Any] = dict(args.model_init_kwargs or {})
+    if isinstance(model, str):
+        name, revision = model, options.get("revision")
+        if args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
+            options["device_map"] = None
+        model = create_model_from_path(model, **options)
+    else:
+        name, revision = get_config_model_id(model.config), None
+        if options:
+            logger.warning("`model_init_kwargs` is ignored: the model is already instantiated.")
+    if processor is None:
+        processor = AutoProcessor.from_pretrained(name, revision=revision, padding_side="left")
+    if not isinstance(processor, ProcessorMixin):
+        raise ValueError(
+            f"processing_class is a {type(processor).__name__}, which cannot process images. Pass the checkpoint's "
+            "processor (`AutoProcessor.from_pretrained`)."
+        )
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, processor
+
+
+def end_token_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
+    """Returns every token that ends a completion, the tokenizer's own first."""
+    declared = model.generation_config.eos_token_id
+    declared = [] if declared is None else [declared] if isinstance(declared, int) else declared
+    return list(dict.fromkeys([processor.tokenizer.eos_token_id, *declared]))
+
+
+def wrap_with_adapters(
+    model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None, args: TrainingArguments
+) -> PreTrainedModel | PeftModel:
+    """
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Model.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapters to add.
+        args ([`~transformers.TrainingArguments`]):
+            Trainer configuration; gradient checkpointing is prepared for adapters.
+
+    Returns:
+        The model with its adapters.
+
+    Raises:
+        `ValueError`: If the model has adapters already, or the adapters work through virtual tokens.
+    """
+    zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
+    if peft_config is not None:
+        if is_peft_model(model):
+            raise ValueError(
+                "peft_config was given together with a PeftModel. Pass the PeftModel alone to train its adapter, or "
+                "merge the adapter and pass the merged model with peft_config."
+            )
+        # ZeRO-3 gathers in one dtype, so the adapters must keep the base model's
+        model = get_peft_model(model, peft_config, **({"autocast_adapter_dtype": False} if zero3 else {}))
+    if is_peft_model(model):
+        if any(isinstance(config, PromptLearningConfig) for config in model.peft_config.values()):
+            raise ValueError(
+                "Prompt-learning adapters prepend virtual tokens, which would shift every coordinate slot. Use LoRA "
+                "or another weight-based adapter."
+            )
+        if args.gradient_checkpointing:
+            model.enable_input_require_grads()
+            if zero3:  # https://github.com/huggingface/trl/issues/2514
+                args.gradient_checkpointing_kwargs = {
+                    **(args.gradient_checkpointing_kwargs or {}),
+                    "use_reentrant": True,
+                }
+    return model
+
+
+def read_vocabulary(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> CoordVocabulary:
+    """
+    Returns the coordinate tokens of the checkpoint.
+
+    Raises:
+        `ValueError`: If coordinate tokens are missing, or the tokenizer is longer than the embedding.
+    """
+    vocabulary = CoordVocabulary.from_tokenizer(processor.tokenizer)
+    rows = model.config.get_text_config().vocab_size
+    vocabulary.check_embedding_rows(rows, len(processor.tokenizer))
+    return vocabulary
+
+
+def check_records(
+    name: str,
+    records: Sequence[DetectionRecord],
+    prompts: PromptBuilder,
+    protocol: Protocol,
+    grid: CoordinateGrid,
+    max_length: int,
+    max_completion_length: int,
+) -> None:
+    """
+    Refuses what could not be trained on, before anything is generated.
+
+    Args:
+        name (`str`):
+            Name of the dataset argument, for messages.
+        records (`Sequence[DetectionRecord]`):
+            Records.
+        prompts ([`PromptBuilder`]):
+            Gives the prompt lengths.
+        protocol ([`Protocol`]):
+            Gives the ground-truth lengths.
+        grid ([`CoordinateGrid`]):
+            Coordinate grid.
+        max_length (`int`):
+            Most tokens of prompt and completion.
+        max_completion_length (`int`):
+            Most tokens of a rollout.
+
+    Raises:
+        `ValueError`: If the dataset is empty, a record has not exactly one image or a description that the protocol
+            cannot write, or prompt and completion cannot fit.
+    """
+    if not len(records):
+        raise ValueError(f"{name} is empty: at least one record is needed.")
+    for record in records:
+        if len(record.images) != 1:
+            raise ValueError(f"{record.source}: images has {len(record.images)} entries; exactly one is supported.")
+    prompt_lengths = prompts.lengths([(record.width, record.height) for record in records])
+    longest = max(range(len(records)), key=prompt_lengths.__getitem__)
+    if prompt_lengths[longest] + max_completion_length > max_length:
+        raise ValueError(
+            f"max_length={max_length} is too short: the prompt of {records[longest].source} takes "
+            f"{prompt_lengths[longest]} tokens and max_completion_length={max_completion_length}. Reduce max_pixels "
+            "or max_completion_length, or raise max_length."
+        )
+    too_long, uncompletable = [], 0
+    for record, prompt_length in zip(records, prompt_lengths, strict=True):
+        try:
+            length = len(protocol.encode(ground_truth(record, grid))) + 1
+        except ValueError as error:
+            raise ValueError(f"{record.source}: {error}") from error
+        uncompletable += length > max_completion_length
+        if prompt_length + length > max_length:
+            too_long.append(f"{record.source} ({prompt_length} + {length})")
+    if too_long:
+        raise ValueError(
+            f"{len(too_long)} of {len(records)} records of {name} exceed max_length={max_length} tokens with prompt "
+            f"and ground truth: {', '.join(too_long[:5])}{', …' if len(too_long) > 5 else ''}. Raise max_length, reduce "
+            "max_pixels, or leave these records out."
+        )
+    if uncompletable:
+        logger.warning(
+            f"{uncompletable} of {len(records)} records of {name} have a ground truth longer than "
+            f"max_completion_length={max_completion_length}: their rollouts will always be cut."
+        )

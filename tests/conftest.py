@@ -1,0 +1,126 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""Settings and fixtures of the whole test suite: no network, fixed seeds, and what is left out is said and counted."""
+
+import os
+
+# Read when the libraries are imported, so they are set before anything else.
+os.environ.update(
+    DO_NOT_TRACK="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_OFFLINE="1",
+    MPLBACKEND="Agg",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_OFFLINE="1",
+    VLLM_NO_USAGE_STATS="1",
+    WANDB_MODE="disabled",
+)
+
+import importlib.util
+import random
+import socket
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_RUN = pytest.StashKey[dict[str, list[str]]]()
+
+hypothesis.settings.register_profile("coordexp", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("coordexp")
+
+
+def shared_data_folder() -> Path:
+    """The folder named by COORDEXP_SHARED_DATA, or `../shared/data` beside the checkout."""
+    return Path(os.environ.get("COORDEXP_SHARED_DATA") or ROOT.parent / "shared" / "data")
+
+
+def missing_requirements() -> dict[str, str]:
+    """The markers whose tests cannot run on this machine, each with the reason."""
+    reasons = {}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "no CUDA device"
+    if not shared_data_folder().is_dir():
+        reasons["shared_data"] = "no data folder: set COORDEXP_SHARED_DATA"
+    if importlib.util.find_spec("vllm") is None:
+        reasons["vllm"] = "vLLM is not installed: make install-vllm"
+    return reasons
+
+
+def pytest_configure(config):
+    named = os.environ.get("COORDEXP_SHARED_DATA")
+    if named and not Path(named).is_dir():
+        raise pytest.UsageError(f"COORDEXP_SHARED_DATA={named!r} is not a folder: correct it or unset it")
+    config.stash[NOT_RUN] = {}
+    # The default counts the host's cores, which oversubscribes a container.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or available_cores())
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pytest_collection_modifyitems(config, items):
+    missing = missing_requirements()
+    kept, left_out = [], []
+    for item in items:
+        reasons = [f"{marker}: {reason}" for marker, reason in missing.items() if item.get_closest_marker(marker)]
+        if reasons:
+            config.stash[NOT_RUN].setdefault("; ".join(reasons), []).append(item.nodeid)
+        (left_out if reasons else kept).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    terminalreporter.section("tests not run")
+    not_run = config.stash[NOT_RUN]
+    for reason, tests in not_run.items():
+        terminalreporter.write_line(f"{len(tests)} not run ({reason})")
+        for test in tests:
+            terminalreporter.write_line(f"  {test}")
+    if not not_run:
+        terminalreporter.write_line("none: every marker's requirement is met")
+    terminalreporter.section("end of tests not run")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Connections beyond this machine fail at once instead of hanging or, worse, working."""
+    connect = socket.socket.connect
+
+    def connect_locally(self, address):
+        internet = self.family in (socket.AF_INET, socket.AF_INET6)
+        if internet and address[0] not in ("127.0.0.1", "::1", "localhost", "0.0.0.0"):
+            raise RuntimeError(f"a test tried to reach {address[0]}: tests run without the network")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_locally)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def reset_seeds():
+    """Every test starts from the same random state, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real annotations and images; for tests marked `shared_data`."""
+    return shared_data_folder()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A random tiny Qwen3-VL with its processor. Shared by the whole session: load it, never write into it."""
+    from coordexp_trl.tiny import create_tiny_checkpoint
+
+    return Path(create_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", seed=0))
