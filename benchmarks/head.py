@@ -38,14 +38,13 @@ from coordexp_trl.losses.coordinate import (
 )
 from coordexp_trl.losses.head import HeadOutput, supervised_logits
 
-
 NUM_BINS = 1000
 SIGMA = 3.0
 ARMS = ("dense", "chunked")
 
 
 def make_problem(args: argparse.Namespace, vocab_size: int) -> dict:
-    """Random hidden states, head, supervised rows and targets; the coordinate tokens are the last of the vocabulary."""
+    """Random hidden states, head, supervised rows and targets; the last tokens of the vocabulary are coordinates."""
     torch.manual_seed(0)
     head = nn.Linear(args.hidden_size, vocab_size, bias=False, device="meta").to_empty(device="cpu")
     with torch.no_grad():
@@ -166,7 +165,7 @@ def main() -> None:
         f"Vocabulary {args.vocab_size}, hidden {args.hidden_size}, {args.positions} positions, a quarter supervised "
         f"(half text, half coordinate slots), float32, medians of {args.repeats}.\n"
         f"{cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}.\n\n"
-        "| head | dense s | chunked s | time | dense MiB | chunked MiB | extra memory | max relative gradient difference |\n"
+        "| head | dense s | chunked s | time | dense MiB | chunked MiB | extra memory | max gradient difference |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     print("\n".join(rows))

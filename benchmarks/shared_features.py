@@ -118,10 +118,10 @@ def main() -> None:
     tower = sum(parameter.numel() for parameter in body.visual.parameters())
     text = sum(parameter.numel() for parameter in body.language_model.parameters())
     print(
-        f"{options.num_images} images of {options.image_size} x {options.image_size} ({len(prompts[0].ids)} prompt tokens), "
-        f"{options.completion_length} new tokens, tower {tower / 1e6:.1f} M, language model {text / 1e6:.1f} M parameters; "
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, median of {options.repetitions}.\n"
+        f"{options.num_images} images of {options.image_size} x {options.image_size} ({len(prompts[0].ids)} prompt "
+        f"tokens), {options.completion_length} new tokens, tower {tower / 1e6:.1f} M, language model "
+        f"{text / 1e6:.1f} M parameters; {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, median of {options.repetitions}.\n"
     )
     print("| vision tower runs | seconds a step | ratio |\n|---|---|---|")
     for arm in arms:

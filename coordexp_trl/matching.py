@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from .boxes import elementwise_giou, elementwise_iou, sort_corners
-
+from coordexp_trl.boxes import elementwise_giou, elementwise_iou, sort_corners
 
 Boxes = torch.Tensor | np.ndarray | Sequence[Sequence[float]]
 
@@ -195,8 +194,9 @@ def match_batch(
 
 def _assign(num_preds: int, num_gts: int, i: np.ndarray, j: np.ndarray, costs: np.ndarray, ious: np.ndarray) -> Match:
     """One-to-one assignment among the feasible pairs `(i, j)` of one image: most pairs first, then least cost."""
-    # Costs are not negative, so trading one infeasible pair for any number of feasible ones always pays.
-    cost_matrix = np.full((num_preds, num_gts), 1.0 + min(num_preds, num_gts) * costs.max(initial=0.0))
+    # Scaled to [0, 1], so that trading one infeasible pair for any number of feasible ones always pays.
+    costs = costs / (costs.max(initial=0.0) or 1.0)
+    cost_matrix = np.full((num_preds, num_gts), 1.0 + min(num_preds, num_gts))
     iou_matrix = np.full((num_preds, num_gts), np.nan)  # NaN: infeasible
     cost_matrix[i, j], iou_matrix[i, j] = costs, ious
     rows, columns = linear_sum_assignment(cost_matrix)
@@ -232,8 +232,13 @@ def _elementwise(function: Callable, preds: np.ndarray, gts: np.ndarray) -> np.n
 
 def _as_tensor(name: str, boxes: Boxes, descs: Sequence[str]) -> torch.Tensor:
     """The boxes as a float64 CPU tensor of shape `(N, 4)`."""
-    boxes = torch.as_tensor(np.asarray(boxes) if not isinstance(boxes, torch.Tensor) else boxes.detach())
-    boxes = boxes.to("cpu", torch.float64)
+    if isinstance(boxes, torch.Tensor):
+        boxes = boxes.detach().to("cpu", torch.float64)
+    else:
+        try:
+            boxes = torch.from_numpy(np.array(boxes, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: must be numbers of shape (N, 4), xyxy in [0, 1]; {error}") from error
     if len(boxes) != len(descs):
         raise ValueError(f"{name}: {len(boxes)} boxes but {len(descs)} descriptions; give one description per box.")
     if len(boxes) and boxes.shape[1:] != (4,):

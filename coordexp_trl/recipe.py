@@ -4,6 +4,7 @@
 import dataclasses
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,12 +19,12 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
-from coordexp_trl.cli.output import print_table
 from coordexp_trl.evaluation.curves import plot_curves
 from coordexp_trl.evaluation.pictures import draw_overlay
 from coordexp_trl.evaluation.pictures import save_overlays as save_overlays_sheet
 from coordexp_trl.images import check_images, load_image
 from coordexp_trl.records import DetectionObject, DetectionRecord, read_records
+from coordexp_trl.tables import print_table
 
 
 @dataclass
@@ -81,13 +82,17 @@ class RecipeParser(TrlParser):
                 and name not in known | {"config"}
                 and argument not in self._option_string_actions
             ):
-                raise ValueError(f"unknown option {argument!r}{_nearest(name, known, '--')}.")
+                raise ValueError(f"unknown option {argument!r}{_nearest(name, known, '--')}")
         return super().parse_args_and_config(args, **kwargs)
+
+    def error(self, message: str) -> None:
+        """Reports a mistake in one line, without the usage of some two hundred options."""
+        raise ValueError(f"{message}. All options: --help.")
 
 
 def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {prefix + found[0]!r}?" if found else ""
+    return f"; did you mean {prefix + found[0]!r}?" if found else "."
 
 
 def _check_config_keys(path: Path, known: set[str]) -> None:
@@ -102,12 +107,13 @@ def _check_config_keys(path: Path, known: set[str]) -> None:
     for key, _ in root.value:
         if key.value not in known:
             line = key.start_mark.line + 1
-            raise ValueError(f"{path}:{line}: unknown key {key.value!r}{_nearest(key.value, known)}.")
+            raise ValueError(f"{path}:{line}: unknown key {key.value!r}{_nearest(key.value, known)}")
 
 
 def run_recipe(main: Callable[[], None]) -> None:
     """
-    Runs a recipe's main function; a mistake of the user is printed without a traceback and exits with status 2.
+    Runs a recipe's main function; a mistake of the user is printed without a traceback (unless `COORDEXP_DEBUG=1`
+    is in the environment) and exits with status 2.
 
     Args:
         main (`Callable`):
@@ -115,9 +121,12 @@ def run_recipe(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except ValueError as error:
-        if PartialState().is_main_process:
-            print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        if os.environ.get("COORDEXP_DEBUG", "0") not in ("", "0"):
+            raise
+        state = PartialState()
+        place = "" if state.is_main_process else f"[process {state.process_index}] "
+        print(f"{place}error: {error}", file=sys.stderr)
         sys.exit(2)
     finally:
         if torch.distributed.is_initialized():

@@ -17,6 +17,7 @@ after any slot whatever token spans the structure characters there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from coordexp_trl.coordinates import CoordinateGrid
@@ -224,21 +225,21 @@ class SequenceBuilder:
             first = gap_start == 0
             if i in target_of:
                 wanted = self.protocol.gap_ids(later.pop(0).desc, first=first)
-                self._label_separators(sequence, predicted.slots)
             elif self.extra_policy == "neutral":
                 wanted = []
             elif missed or later:
                 wanted = self.protocol.gap_ids((missed or later)[0].desc, first=first)
             else:
                 wanted = [*self.protocol.gap_ids(None, first=first), self.eos_token_id]
-            # After the first token that differs the state is no longer the expert's.
-            for position, token in zip(range(gap_start, predicted.slots[0]), wanted, strict=False):
-                sequence.text.append(TextTarget(position, token, self.own_token_weight))
-                if sequence.ids[position] != token:
-                    break
+            self._label(sequence, gap_start, predicted.slots[0], wanted)
+            if i in target_of:
+                for slot, next_slot in pairwise(predicted.slots):
+                    self._label(sequence, slot + 1, next_slot, self.protocol.separator_ids)
             gap_start = predicted.slots[-1] + 1
 
-    def _label_separators(self, sequence, slots) -> None:
-        for position in range(slots[0], slots[-1]):
-            if position not in slots:
-                sequence.text.append(TextTarget(position, sequence.ids[position], self.own_token_weight))
+    def _label(self, sequence: TrainingSequence, start: int, stop: int, wanted: Sequence[int]) -> None:
+        # After the first token that differs the state is no longer the expert's.
+        for position, token in zip(range(start, stop), wanted, strict=False):
+            sequence.text.append(TextTarget(position, token, self.own_token_weight))
+            if sequence.ids[position] != token:
+                break

@@ -2,8 +2,8 @@
 """
 The demonstration behind `make demo`: a tiny random Qwen3-VL learns a few pictures of shapes from its own rollouts.
 
-It makes the model and the pictures, then launches `recipes/stage2.py` as any user would. Options after the script's own
-are passed on, such as `--max_steps 100`.
+It makes the model and the pictures, then launches `recipes/stage2.py` as any user would. Options that are not its
+own are passed on, such as `--max_steps 100`.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from coordexp_trl.datasets.shapes import create_shapes
 from coordexp_trl.tiny import create_tiny_checkpoint
-
 
 RECIPES = Path(__file__).resolve().parent
 
@@ -39,7 +38,17 @@ def main() -> None:
     records = create_shapes(out / "shapes", options.num_images, seed=options.seed, max_objects=3)
     command = [
         str(Path(sys.executable).with_name("accelerate")),
-        *("launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *(
+            "launch",
+            "--num_processes",
+            "1",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+        ),
         *(str(RECIPES / "stage2.py"), "--config", str(RECIPES / "stage2_tiny_cpu.yaml")),
         *("--model_name_or_path", str(out / "model"), "--output_dir", str(out / "run"), "--seed", str(options.seed)),
         *("--train_file", str(records), "--eval_file", str(records)),

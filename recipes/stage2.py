@@ -25,6 +25,8 @@ from coordexp_trl.recipe import (
 def main() -> None:
     parser = RecipeParser((RecipeArguments, CoordExpStage2Config, ModelConfig))
     recipe_args, training_args, model_args = parser.parse_args_and_config()
+    if model_args.model_name_or_path is None:
+        raise ValueError("model_name_or_path is not set: give a checkpoint that speaks coordinate tokens.")
     check_output_dir(training_args, recipe_args.overwrite_output_dir)
     train_records, eval_records = load_records(recipe_args)
 

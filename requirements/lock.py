@@ -11,9 +11,9 @@ import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
-import tomllib
 from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).parent

@@ -84,7 +84,7 @@ def pytest_terminal_summary(terminalreporter, config):
         for test in tests:
             terminalreporter.write_line(f"  {test}")
     if not not_run:
-        terminalreporter.write_line("none: every marker's requirement is met")
+        terminalreporter.write_line("none")
     terminalreporter.section("end of tests not run")
 
 

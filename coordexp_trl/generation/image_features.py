@@ -55,10 +55,7 @@ class ImageFeatures:
             return_dict=True,
         )
         embeds = list(output.pooler_output)
-        levels = [
-            level.split([len(embed) for embed in embeds])
-            for level in output.get("deepstack_features") or []
-        ]
+        levels = [level.split([len(embed) for embed in embeds]) for level in output.get("deepstack_features") or []]
         deepstack = list(zip(*levels, strict=True)) if levels else [()] * len(embeds)
         return cls(embeds, deepstack, type(output))
 

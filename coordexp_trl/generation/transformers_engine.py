@@ -11,26 +11,33 @@ from trl.trainer.utils import pad
 from coordexp_trl.generation.base import Rollout, SamplingConfig
 from coordexp_trl.generation.image_features import ImageFeatures, feature_placeholders
 from coordexp_trl.generation.prompts import Prompt
+from coordexp_trl.models import backbone
 
 
 class _Recorder(LogitsProcessor):
     """
     Keeps, while generating, the log-probability of each chosen token and the coordinate logits at each slot.
 
-    It runs first, so it sees the model's raw logits; the choice made from them is known one call later. Only one step
-    of full-vocabulary logits is alive at any time.
+    `generate` runs its own processors (suppressed tokens, repetition penalty) before this one, so the raw logits are
+    taken by a hook on the head; the choice made from them is known one call later. Only one step of full-vocabulary
+    logits is alive at any time.
     """
 
     def __init__(self, coord_ids: torch.Tensor, keep_coord_logits: bool):
         self.coord_ids = coord_ids
         self.keep_coord_logits = keep_coord_logits
+        self.latest: torch.Tensor | None = None
         self.pending: torch.Tensor | None = None
         self.logprobs: list[torch.Tensor] = []
         self.slots: list[tuple[torch.Tensor, torch.Tensor]] = []
 
+    def observe(self, head: torch.nn.Module, args: tuple, logits: torch.Tensor) -> None:
+        """Forward hook of the head."""
+        self.latest = logits[:, -1].float()
+
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.settle(input_ids[:, -1])
-        self.pending = scores.float()
+        self.pending = self.latest
         return scores
 
     def settle(self, chosen: torch.Tensor) -> None:
@@ -93,8 +100,11 @@ class TransformersEngine:
             inputs = {name: tensor.to(device) for name, tensor in self._collate(prompts, features).items()}
             recorder = _Recorder(self.coord_ids.to(device), sampling.coord_logits)
             recording = sampling.logprobs or sampling.coord_logits
-            backbone = model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
-            with features.serve(backbone) if features is not None else nullcontext():
+            head = model.get_output_embeddings()
+            with (
+                features.serve(backbone(model)) if features is not None else nullcontext(),
+                head.register_forward_hook(recorder.observe) if recording else nullcontext(),
+            ):
                 output = model.generate(
                     **inputs,
                     generation_config=self.generation_config(sampling),
@@ -135,7 +145,6 @@ class TransformersEngine:
             "repetition_penalty": sampling.repetition_penalty,
             "eos_token_id": self.eos_token_ids,
             "pad_token_id": self.pad_token_id,
-            "suppress_tokens": self.suppress_tokens,
             # NaN logits of a broken model are counted by the trainer, not raised by the sampler
             "remove_invalid_values": True,
         }
@@ -146,7 +155,13 @@ class TransformersEngine:
                 "top_k": sampling.top_k,
                 "min_p": sampling.min_p,
             }
-        return GenerationConfig(**(options | sampling.generation_kwargs), disable_compile=True)
+        options |= sampling.generation_kwargs
+        # Whatever else the user suppresses: a placeholder in a completion breaks the training forward
+        options["suppress_tokens"] = [
+            *self.suppress_tokens,
+            *(sampling.generation_kwargs.get("suppress_tokens") or []),
+        ]
+        return GenerationConfig(**options, disable_compile=True)
 
     def _collate(self, prompts: Sequence[Prompt], features: ImageFeatures | None) -> dict[str, torch.Tensor]:
         ids = [torch.tensor(prompt.ids) for prompt in prompts]

@@ -8,8 +8,7 @@ float64 for float64 input. Bin k stands for the value phi(k) = k / (K - 1).
 
 import torch
 
-from ..coordinates import CoordinateGrid
-
+from coordexp_trl.coordinates import CoordinateGrid
 
 TRUNCATION = 4.0  # of the Gaussian targets, in sigmas
 

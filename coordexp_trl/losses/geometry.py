@@ -3,7 +3,7 @@
 
 import torch
 
-from ..boxes import elementwise_ciou, elementwise_giou, sort_corners
+from coordexp_trl.boxes import elementwise_ciou, elementwise_giou, sort_corners
 
 
 def l1_loss(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

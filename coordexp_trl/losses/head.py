@@ -25,7 +25,6 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-
 MAX_ELEMENTS = 2**24
 
 

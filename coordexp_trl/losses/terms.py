@@ -166,13 +166,8 @@ def loss_terms(
         (float32 scalars, connected to the graph even when nothing is supervised), and sums of the diagnostics.
     """
     rows = torch.cat([supervision.text_rows, supervision.slot_rows])
-    output = supervised_logits(
-        hidden.flatten(0, 1)[rows],
-        head,
-        supervision.text_tokens,
-        coord_ids,
-        with_gate=bool(config.weights.get("coord_gate")),
-    )
+    with_gate = "coord_gate" in config.active
+    output = supervised_logits(hidden.flatten(0, 1)[rows], head, supervision.text_tokens, coord_ids, with_gate)
     logits, weights, bins = output.coord_logits, supervision.slot_weights, supervision.slot_bins
     log_probs = logits.log_softmax(-1)
     targets = coordinate.gaussian_targets(bins, len(coord_ids), config.sigma)
@@ -193,8 +188,7 @@ def loss_terms(
     with torch.no_grad():
         supervised = (weights > 0).float()
         error = (expected - bins / (len(coord_ids) - 1)).abs() * (len(coord_ids) - 1)
-        diagnostics = {
-            "coord_mass": ((-output.coord_gate).exp() * supervised).sum(),
-            "coord_bin_error": (error * supervised).sum(),
-        }
+        diagnostics = {"coord_bin_error": (error * supervised).sum()}
+        if with_gate:  # without it the full vocabulary is skipped, and the mass is not known
+            diagnostics["coord_mass"] = ((-output.coord_gate).exp() * supervised).sum()
     return sums, diagnostics

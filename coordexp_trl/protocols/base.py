@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from coordexp_trl.coordinates import COORD_TOKEN, CoordVocabulary
 from coordexp_trl.protocols.parsed import EncodedObjects, ParsedCompletion, ParsedObject
-from coordexp_trl.protocols.token_bytes import COORDINATE, END, FOREIGN, ByteView, TokenBytes, TokenIds
+from coordexp_trl.protocols.token_bytes import COORDINATE, END, FOREIGN, TokenBytes, TokenIds
 from coordexp_trl.records import DetectionObject
 
 UNCLOSED = -1
@@ -30,25 +30,9 @@ _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 _GAP_CACHE_SIZE = 1 << 14
 
 
-class Reading(NamedTuple):
-    """
-    What was found at the opening of an object.
-
-    Args:
-        end (`int`):
-            Byte position just after the object, or `UNCLOSED`.
-        reason (`str` or `None`):
-            Why it is dropped, or `None`.
-        desc (`str` or `None`):
-            Its description, unless it is dropped.
-        box (`int`):
-            A byte position after its description and before its first coordinate.
-    """
-
-    end: int
-    reason: str | None = None
-    desc: str | None = None
-    box: int = 0
+# What stands at the opening of an object: the byte position just after it or `UNCLOSED`, and either its description or
+# the reason why it is dropped. A plain tuple, one is made for every object.
+Reading = tuple[int, str | None, str | None]
 
 
 class Protocol(ABC):
@@ -92,7 +76,6 @@ class Protocol(ABC):
         self.vocabulary = CoordVocabulary.from_tokenizer(tokenizer) if vocabulary is None else vocabulary
         self.end_ids = _end_ids(tokenizer)
         self._ids_of_bins = self.vocabulary.ids.tolist()
-        self._bins_of_ids = {token_id: k for k, token_id in enumerate(self._ids_of_bins)}
         self._bytes = TokenBytes(tokenizer, self._ids_of_bins, self.end_ids)
         self._gap = lru_cache(_GAP_CACHE_SIZE)(self._tokenize_gap)
         self.separator_ids = self._tokenize(self._separator)
@@ -257,7 +240,7 @@ class Protocol(ABC):
         for start, stop in pairwise([*starts, len(data)]):
             if position is not None and not self._is_gap(data[position:start], first=start == starts[0]):
                 dropped["stray"] += 1
-            end, reason, desc, box = self._read(data, start, stop)
+            end, desc, reason = self._read(data, start, stop)
             position = None if end == UNCLOSED else end
             if end == UNCLOSED:
                 if start != starts[-1]:
@@ -269,17 +252,14 @@ class Protocol(ABC):
             elif reason is not None:
                 dropped[reason] += 1
             else:
-                rank += data.count(COORDINATE, counted, box)
-                counted = box
-                objects.append(self._object(view, desc, view.coordinates[rank : rank + 4], start, end))
+                rank += data.count(COORDINATE, counted, start)
+                counted = start
+                box = slice(rank, rank + 4)
+                objects.append(ParsedObject(desc, view.bins[box], view.coordinates[box], view.span(start, end)))
         if position is not None:
             reasons, truncated = self._read_tail(data[position:], first=not starts, ended=view.ended)
             dropped.update(reasons)
         return ParsedCompletion(objects, dict(dropped), truncated, view.ended, len(view.ends))
-
-    def _object(self, view: ByteView, desc: str, slots: list[int], start: int, end: int) -> ParsedObject:
-        bins = tuple([self._bins_of_ids[view.ids[slot]] for slot in slots])
-        return ParsedObject(desc, bins, tuple(slots), view.span(start, end))
 
     # What a protocol defines
 

@@ -66,12 +66,12 @@ class JsonProtocol(Protocol):
         if complete is not None:
             desc = _read_string(complete[1])
             if desc is None or not desc.strip():
-                return Reading(complete.end(), "bad_desc" if desc is None else "empty_desc")
-            return Reading(complete.end(), None, desc, complete.end(1))
+                return complete.end(), None, "bad_desc" if desc is None else "empty_desc"
+            return complete.end(), desc, None
         reason, position = _diagnose(data, start, stop)
         # A malformed object reaches to the next brace after the place where it went wrong.
         brace = data.find(b"}", position, stop)
-        return Reading(UNCLOSED if brace < 0 else brace + 1, reason)
+        return UNCLOSED if brace < 0 else brace + 1, None, reason
 
     def _is_gap(self, text: bytes, first: bool) -> bool:
         return text.translate(None, _SPACE) == (_SET if first else _COMMA)

@@ -40,34 +40,34 @@ class TagsProtocol(Protocol):
     def _read(self, data: bytes, start: int, stop: int) -> Reading:
         close = data.find(_OBJECT_END, start, stop)
         if close < 0:
-            return Reading(UNCLOSED)
+            return UNCLOSED, None, None
         end = close + len(_OBJECT_END)
         desc_start = start + len(_OBJECT) + len(_DESC)
         desc_end = data.find(_DESC_END, desc_start, close)
         if not data.startswith(_DESC, start + len(_OBJECT)) or desc_end < 0:
-            return Reading(end, "missing_desc")
+            return end, None, "missing_desc"
         raw = data[desc_start:desc_end]
         if b"<" in raw and _TAG.search(raw):
-            return Reading(end, "nested")
+            return end, None, "nested"
         try:
             desc = raw.decode()
         except UnicodeDecodeError:
-            return Reading(end, "bad_desc")
+            return end, None, "bad_desc"
         if not desc.strip():
-            return Reading(end, "empty_desc")
+            return end, None, "empty_desc"
         box = desc_end + len(_DESC_END)
         box_start = box + len(_BOX)
         box_end = data.find(_BOX_END, box_start, close)
         if not data.startswith(_BOX, box) or box_end < 0:
-            return Reading(end, "missing_box")
+            return end, None, "missing_box"
         content = data[box_start:box_end]
         if content != _FOUR:
             if not content.strip(COORDINATE):
-                return Reading(end, "wrong_arity")
-            return Reading(end, "nested" if _TAG.search(content) else "text_in_box")
+                return end, None, "wrong_arity"
+            return end, None, "nested" if _TAG.search(content) else "text_in_box"
         if box_end + len(_BOX_END) != close:
-            return Reading(end, "extra_text")
-        return Reading(end, None, desc, box)
+            return end, None, "extra_text"
+        return end, desc, None
 
     def _is_gap(self, text: bytes, first: bool) -> bool:
         return not text

@@ -43,22 +43,22 @@ class ByteView:
     A completion as bytes, up to its end token.
 
     Args:
-        ids (`list[int]`):
-            The token ids, including any after the end token.
         data (`bytes`):
-            Their bytes before the end token.
+            The bytes of the tokens before the end token.
         ends (`list[int]`):
             For each token before the end token, the position in `data` just after it.
-        coordinates (`list[int]`):
+        coordinates (`tuple[int, ...]`):
             Positions of the coordinate tokens; the i-th belongs to the i-th `COORDINATE` byte of `data`.
+        bins (`tuple[int, ...]`):
+            Their bins.
         ended (`bool`):
             Whether there was an end token.
     """
 
-    ids: list[int]
     data: bytes
     ends: list[int]
-    coordinates: list[int]
+    coordinates: tuple[int, ...]
+    bins: tuple[int, ...]
     ended: bool
 
     def span(self, start: int, end: int) -> tuple[int, int]:
@@ -73,8 +73,8 @@ class TokenBytes:
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             A byte-level BPE tokenizer, as Qwen's.
-        coordinate_ids (`Iterable[int]`):
-            Ids of the coordinate tokens.
+        coordinate_ids (`Sequence[int]`):
+            Ids of the coordinate tokens, by bin.
         end_ids (`Iterable[int]`):
             Ids that end a completion.
 
@@ -83,8 +83,9 @@ class TokenBytes:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, coordinate_ids: Iterable[int], end_ids: Iterable[int]
+        self, tokenizer: PreTrainedTokenizerBase, coordinate_ids: Sequence[int], end_ids: Iterable[int]
     ) -> None:
+        self._bins = {token_id: k for k, token_id in enumerate(coordinate_ids)}
         self._table = _Table(_text_table(tokenizer))
         self._table.update(dict.fromkeys(end_ids, END))
         self._table.update(dict.fromkeys(coordinate_ids, COORDINATE))
@@ -116,8 +117,9 @@ class TokenBytes:
             data = data[:cut]
             length = bisect_right(ends, cut)
             del ends[length:], pieces[length:]
-        coordinates = [position for position, piece in enumerate(pieces) if piece is COORDINATE]
-        return ByteView(ids, data, ends, coordinates, ended)
+        coordinates = tuple([position for position, piece in enumerate(pieces) if piece is COORDINATE])
+        bins = tuple([self._bins[ids[position]] for position in coordinates])
+        return ByteView(data, ends, coordinates, bins, ended)
 
 
 def _as_list(ids: TokenIds) -> list[int]:

@@ -2,6 +2,7 @@
 """What is loaded, wrapped and checked before a trainer starts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate.logging import get_logger
@@ -39,6 +40,8 @@ def load_model_and_processor(
     """
     options: dict[str, Any] = dict(args.model_init_kwargs or {})
     if isinstance(model, str):
+        if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+            raise ValueError(f"model={model!r}: no such folder. Give a checkpoint folder or a model id.")
         name, revision = model, options.get("revision")
         if args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
             options["device_map"] = None
@@ -161,12 +164,12 @@ def check_records(
         raise ValueError(f"{name} is empty: at least one record is needed.")
     for record in records:
         if len(record.images) != 1:
-            raise ValueError(f"{record.source}: images has {len(record.images)} entries; exactly one is supported.")
+            raise ValueError(f"{_place(record)}: images has {len(record.images)} entries; exactly one is supported.")
     prompt_lengths = prompts.lengths([(record.width, record.height) for record in records])
     longest = max(range(len(records)), key=prompt_lengths.__getitem__)
     if prompt_lengths[longest] + max_completion_length > max_length:
         raise ValueError(
-            f"max_length={max_length} is too short: the prompt of {records[longest].source} takes "
+            f"max_length={max_length} is too short: the prompt of {_place(records[longest])} takes "
             f"{prompt_lengths[longest]} tokens and max_completion_length={max_completion_length}. Reduce max_pixels "
             "or max_completion_length, or raise max_length."
         )
@@ -175,18 +178,23 @@ def check_records(
         try:
             length = len(protocol.encode(ground_truth(record, grid))) + 1
         except ValueError as error:
-            raise ValueError(f"{record.source}: {error}") from error
+            raise ValueError(f"{_place(record)}: {error}") from error
         uncompletable += length > max_completion_length
         if prompt_length + length > max_length:
-            too_long.append(f"{record.source} ({prompt_length} + {length})")
+            too_long.append(f"{_place(record)} ({prompt_length} + {length})")
     if too_long:
         raise ValueError(
-            f"{len(too_long)} of {len(records)} records of {name} exceed max_length={max_length} tokens with prompt "
-            f"and ground truth: {', '.join(too_long[:5])}{', …' if len(too_long) > 5 else ''}. Raise max_length, reduce "
-            "max_pixels, or leave these records out."
+            f"{len(too_long)} of {len(records)} records of {name} exceed max_length={max_length} tokens with "
+            f"prompt and ground truth: {', '.join(too_long[:5])}{', …' if len(too_long) > 5 else ''}. "
+            "Raise max_length, reduce max_pixels, or leave these records out."
         )
     if uncompletable:
         logger.warning(
             f"{uncompletable} of {len(records)} records of {name} have a ground truth longer than "
             f"max_completion_length={max_completion_length}: their rollouts will always be cut."
         )
+
+
+def _place(record: DetectionRecord) -> str:
+    """Where a record was read; the image of one that was made in Python."""
+    return record.source or record.images[0]

@@ -1,6 +1,7 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Configuration of Stage-2."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,7 +150,7 @@ class CoordExpStage2Config(_BaseConfig):
     > - `logging_steps`: Defaults to `10` instead of `500`.
     > - `gradient_checkpointing`: Defaults to `True` instead of `False`.
     > - `bf16`: Defaults to `True` if `fp16` is not set, instead of `False`.
-    > - `metric_for_best_model`: Defaults to `"f1"` instead of `"loss"`.
+    > - `metric_for_best_model`: Where one is needed, defaults to `"f1"` instead of `"loss"`.
     """
 
     _VALID_DICT_FIELDS = _BaseConfig._VALID_DICT_FIELDS + [
@@ -159,9 +160,6 @@ class CoordExpStage2Config(_BaseConfig):
     ]
 
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate for AdamW."})
-    metric_for_best_model: str | None = field(
-        default="f1", metadata={"help": "The metric to use to compare two different models."}
-    )
     remove_unused_columns: bool | None = field(
         default=False, metadata={"help": "Records are consumed whole; must stay False."}
     )
@@ -268,18 +266,24 @@ class CoordExpStage2Config(_BaseConfig):
     )
 
     def __post_init__(self):
+        needs_metric = self.load_best_model_at_end or self.save_strategy == "best"
+        needs_metric |= self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        if needs_metric and self.metric_for_best_model is None:
+            self.metric_for_best_model = "f1"  # there is no evaluation loss
         super().__post_init__()
         _choice("protocol", self.protocol, ("tags", "json"))
         _choice("mode", self.mode, ("two_sequence", "appended", "expert"))
         _choice("extra_policy", self.extra_policy, ("expert", "neutral"))
         _choice("iou_loss", self.iou_loss, ("giou", "ciou"))
         for name, value in vars(self).items():
-            if name.endswith(("_weight", "_weight_end")) and value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}.")
+            if name.endswith(("_weight", "_weight_end")) and value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a finite number, 0 or greater, got {value}.")
         for name in ("coord_sigma", "coord_temperature", "coord_temperature_end", "coord_top_k", "max_length"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}.")
+        if not 0 <= self.match_min_iou <= 1:
+            raise ValueError(f"match_min_iou must be in [0, 1], got {self.match_min_iou}.")
         if not 0 < self.eval_iou_threshold <= 1:
             raise ValueError(f"eval_iou_threshold must be in (0, 1], got {self.eval_iou_threshold}.")
         if self.steps_per_generation is None:
@@ -291,8 +295,7 @@ class CoordExpStage2Config(_BaseConfig):
             )
         if not self.loss_config(0.0).active:
             raise ValueError("All loss weights are 0: set at least one *_weight above 0.")
-        # These refuse bad values in the words of their own fields
-        self.matching_config, self.sampling_config  # noqa: B018
+        self.sampling_config  # noqa: B018  (refuses what cannot be decoded)
 
     @property
     def matching_config(self) -> MatchingConfig:

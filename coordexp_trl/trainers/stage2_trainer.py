@@ -219,13 +219,16 @@ class CoordExpStage2Trainer(_BaseTrainer):
 
     def _prepare_inputs(self, samples: list[Sample]) -> MicroBatch:
         if self._step % self.args.steps_per_generation == 0 or self._buffer is None:
+            started = time.perf_counter()
             self._buffer = self._generate_micro_batches(samples)
+            self._forward_seconds -= time.perf_counter() - started  # `training_step` counts it in
         return self._buffer[self._step % self.args.steps_per_generation]
 
     def _generate_micro_batches(self, samples: list[Sample]) -> list[MicroBatch]:
         prompts, features = self._process_images(samples)
         objects = [ground_truth(sample.record, self.grid) for sample in samples]
-        rollouts = self._resumed_rollouts(samples) or self._roll_out(prompts, features, samples)
+        resumed = self._resumed_rollouts(samples)
+        rollouts = resumed or self._roll_out(prompts, features, samples)
         copies = len(rollouts) // len(samples)
         image_of_rollout = [k // copies for k in range(len(rollouts))]
         parsed = self._parse(rollouts)
@@ -239,7 +242,8 @@ class CoordExpStage2Trainer(_BaseTrainer):
             "indices": [sample.index for sample in samples],
             "rollouts": [[rollout.completion_ids, rollout.finish_reason] for rollout in rollouts],
         }
-        self._record_rollouts(samples, rollouts, parsed, matches, [objects[k] for k in image_of_rollout])
+        if resumed is None:  # the interrupted run has counted its own
+            self._record_rollouts(samples, rollouts, parsed, matches, [objects[k] for k in image_of_rollout])
         return split_generation(
             prompts,
             features,
@@ -253,7 +257,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
         prompts = self.prompt_builder([sample.load() for sample in samples])
         if not self.share_features:
             return prompts, None
-        with torch.no_grad(), self._model_for_generation() as model, self.accelerator.autocast():
+        with torch.no_grad(), self._model_for_generation() as model:
             return prompts, ImageFeatures.encode(backbone(model), prompts)
 
     def _roll_out(
@@ -268,7 +272,8 @@ class CoordExpStage2Trainer(_BaseTrainer):
             rollouts = self.engine.generate(prompts, sampling, features)
         if not self._prompts_checked:
             for prompt, sample, rollout in zip(prompts, samples, rollouts[:: sampling.num_generations], strict=True):
-                check_prompt_ids(prompt.ids, rollout.prompt_ids, self.processing_class.tokenizer, sample.record.source)
+                name = sample.record.source or sample.record.images[0]
+                check_prompt_ids(prompt.ids, rollout.prompt_ids, self.processing_class.tokenizer, name)
             self._prompts_checked = True
         return rollouts
 
@@ -342,9 +347,9 @@ class CoordExpStage2Trainer(_BaseTrainer):
         self, model: torch.nn.Module, inputs: list[Sample], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         """One forward and backward; see [`~transformers.Trainer.training_step`]."""
-        started, generating = time.perf_counter(), self._seconds_before_forward()
+        started = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._forward_seconds += time.perf_counter() - started - (self._seconds_before_forward() - generating)
+        self._forward_seconds += time.perf_counter() - started
         self._step += 1
         if self._step % self.args.gradient_accumulation_steps == 0:
             self._finish_step()
@@ -462,9 +467,6 @@ class CoordExpStage2Trainer(_BaseTrainer):
             time.perf_counter() - started
         )
 
-    def _seconds_before_forward(self) -> float:
-        return sum(sum(self._metrics["train"][f"time/{phase}"]) for phase in ("generate", "parse", "match"))
-
     # Data, model access and checkpoints
 
     def get_train_dataloader(self):
@@ -479,14 +481,26 @@ class CoordExpStage2Trainer(_BaseTrainer):
             is_training=True,
         )
 
+    def get_eval_dataloader(self, eval_dataset: str | RecordDataset | Sequence[DetectionRecord] | None = None):
+        """See [`~transformers.Trainer.get_eval_dataloader`]; records are welcome too."""
+        if eval_dataset is not None and not isinstance(eval_dataset, (str, RecordDataset)):
+            eval_dataset = RecordDataset(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
     def _get_train_sampler(self, dataset: RecordDataset | None = None) -> GenerationBatchSampler:
-        return GenerationBatchSampler(
+        self._train_sampler = GenerationBatchSampler(
             num_records=len(dataset if dataset is not None else self.train_dataset),
             batch_size=self._train_batch_size * self.args.steps_per_generation * self.accelerator.num_processes,
             repeat_count=self.args.steps_per_generation,
             shuffle=self.args.shuffle_dataset,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
+        return self._train_sampler
+
+    def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
+        # On resume several processes read through one wrapper more than the loader's `set_epoch` looks behind
+        self._train_sampler.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     @contextmanager
     def _model_for_generation(self) -> Iterator[PreTrainedModel]:
@@ -499,6 +513,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            self.accelerator.autocast(),
         ):
             model.eval()
             try:
@@ -536,10 +551,14 @@ class CoordExpStage2Trainer(_BaseTrainer):
         self._resumed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def _resumed_rollouts(self, samples: list[Sample]) -> list[Rollout] | None:
-        saved, self._resumed = self._resumed, None
-        if saved is None:
+        if self._step % self.args.steps_per_generation == 0:
             return None
-        if saved["indices"] != [sample.index for sample in samples]:
-            logger.warning("The data order differs from the interrupted run's: its buffered rollouts are discarded.")
+        saved, self._resumed = self._resumed, None
+        usable = saved is not None and saved["indices"] == [sample.index for sample in samples]
+        if not all(gather_object([usable])):  # all processes generate, or none
+            logger.warning(
+                "The checkpoint lies between two generations, but its buffered rollouts are missing or belong to "
+                "another data order: they are generated anew, and the run continues slightly differently."
+            )
             return None
         return [Rollout([], ids, reason) for ids, reason in saved["rollouts"]]

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from coordexp_trl import __version__, cli
-from coordexp_trl.cli.output import print_table
 from coordexp_trl.cli.parser import CommandParser, add_command, add_group
 from coordexp_trl.datasets.shapes import draw_shapes
 from coordexp_trl.images import load_image
 from coordexp_trl.records import read_records
+from coordexp_trl.tables import print_table
 
 
 def run(capsys, *argv):

@@ -17,7 +17,6 @@ from coordexp_trl.losses.coordinate import (
     wasserstein1,
 )
 
-
 K = 1000
 
 

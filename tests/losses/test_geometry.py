@@ -6,7 +6,6 @@ import torch
 
 from coordexp_trl.losses.geometry import ciou_loss, giou_loss, l1_loss
 
-
 LOSSES = [l1_loss, giou_loss, ciou_loss]
 
 

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from coordexp_trl.losses import head as head_module
 from coordexp_trl.losses.head import HeadOutput, supervised_logits
 
-
 V, H, K, T, M = 97, 16, 13, 5, 6
 CONTIGUOUS = torch.arange(80, 80 + K)
 SCATTERED = torch.randperm(V, generator=torch.Generator().manual_seed(3))[:K]

@@ -43,6 +43,12 @@ CASES = [
     (written(CAT.replace('"cat"', "7"), DOG), ["dog"], {"bad_desc": 1}, False),  # not a string
     (written(CAT.replace('"cat"', '"cat'), DOG), ["dog"], {"missing_box": 1}, False),  # the next quote ends the string
     (written(CAT.replace('"cat"', '"cat\\"'), DOG), ["dog"], {"missing_box": 1}, False),  # escaped by mistake
+    (
+        written('{"desc": " "}', r'{"desc": "\x"}'),
+        [],
+        {"empty_desc": 1, "bad_desc": 1},
+        False,
+    ),  # before the missing box
     # keys
     (written('{"bbox_2d": [#, #, #, #]}', DOG), ["dog"], {"missing_desc": 1}, False),  # no description
     (written('{"bbox_2d": [#, #, #, #], "desc": "cat"}', DOG), ["dog"], {"missing_desc": 1}, False),  # wrong order

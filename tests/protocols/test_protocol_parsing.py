@@ -84,7 +84,7 @@ def check_invariants(protocol, ids: list[int], parsed) -> None:
 def test_reading_equals_an_independent_reading_of_the_text(protocols, tokenizer, name):
     protocol = protocols[name]
 
-    @settings(deadline=None, max_examples=400)
+    @settings(deadline=None, max_examples=300)
     @given(text=completion(name))
     def check(text):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -213,7 +213,7 @@ def test_any_integers(protocols, tokenizer, name):
     known = st.integers(0, len(tokenizer) - 1)
     unknown = st.one_of(st.integers(max_value=-1), st.integers(min_value=len(tokenizer)))
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=200)
     @given(ids=st.lists(st.one_of(known, known, known, unknown), max_size=60))
     def check(ids):
         check_invariants(protocol, ids, protocol.parse(ids))
@@ -228,7 +228,7 @@ def test_mutated_encodings(protocols, tokenizer, name):
     token = st.one_of(st.integers(0, len(tokenizer) - 1), st.sampled_from([-1, -len(tokenizer), 10**30]))
     edit = st.tuples(st.floats(0, 1), st.integers(0, 4), st.lists(token, max_size=3))
 
-    @settings(deadline=None, max_examples=300)
+    @settings(deadline=None, max_examples=200)
     @given(whole=st.sampled_from(encodings(protocol)), edits=st.lists(edit, max_size=4))
     def check(whole, edits):
         ids = list(whole)

@@ -55,7 +55,7 @@ def test_the_text_of_both_protocols(protocols):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(objects=object_sets)
 @example(objects=[])
 @example(objects=[item(">red"), item("<"), item("]}"), item("\\"), item('"'), item("é黑🙂")])
@@ -71,7 +71,7 @@ def test_write_tokenise_read_gives_the_same_objects(protocols, tokenizer, name, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(desc=st.one_of(texts, st.lists(st.sampled_from(TAGS + SPECIAL + STRUCTURE), max_size=4).map("".join)))
 @example(desc="cafe\u0301")
 @example(desc="\u0338")

@@ -3,8 +3,8 @@
 
 import argparse
 
-from coordexp_trl.cli.output import print_table
 from coordexp_trl.cli.parser import add_command, add_group
+from coordexp_trl.tables import print_table
 
 
 def register(commands: argparse._SubParsersAction) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""What commands print."""
+"""Tables on the terminal."""
 
 from collections.abc import Iterable, Sequence
 

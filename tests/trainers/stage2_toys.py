@@ -1,0 +1,181 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""Small parts that the Stage-2 tests, and the scripts they launch, build their runs from."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import Qwen3VLForConditionalGeneration
+
+from coordexp_trl import CoordExpStage2Config, CoordExpStage2Trainer
+from coordexp_trl.generation import ImageFeatures, Prompt, Rollout, SamplingConfig
+from coordexp_trl.protocols import Protocol
+from coordexp_trl.records import DetectionObject, DetectionRecord
+from coordexp_trl.sequences import GroundTruthObject, ground_truth
+
+ALL_WEIGHTS = (
+    "text_weight",
+    "coord_ce_weight",
+    "coord_soft_ce_weight",
+    "coord_w1_weight",
+    "coord_gate_weight",
+    "coord_entropy_weight",
+    "bbox_l1_weight",
+    "bbox_iou_weight",
+)
+PLAIN_SGD = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+
+
+def stage2_config(folder: Path, **options) -> CoordExpStage2Config:
+    """A float32 run on the CPU that logs every step and writes nothing else."""
+    defaults = {
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": [],
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "max_completion_length": 64,
+        "shuffle_dataset": False,
+    }
+    return CoordExpStage2Config(output_dir=str(folder), **(defaults | options))
+
+
+def only(term: str) -> dict[str, float]:
+    """Weights that leave one loss term."""
+    return dict.fromkeys(ALL_WEIGHTS, 0.0) | {term: 1.0}
+
+
+def moved(item: GroundTruthObject, step: int) -> GroundTruthObject:
+    """`item` with its box shifted by a few bins, inside the grid."""
+    x1, y1, x2, y2 = (min(max(k + step, 0), 999) for k in item.bins)
+    return GroundTruthObject(item.desc, (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)), item.box)
+
+
+def imperfect(objects: Sequence[GroundTruthObject]) -> list[GroundTruthObject | DetectionObject]:
+    """What a half-trained model writes: another order, shifted boxes, a duplicate, an extra, a miss (of three)."""
+    found = [moved(item, 3 + 2 * k) for k, item in enumerate(reversed(objects[:2]))]
+    return [*found, *found[:1], DetectionObject(desc="blue square", bins=(1, 2, 3, 4))]
+
+
+class ScriptedEngine:
+    """
+    A rollout engine that answers each image with a prepared completion.
+
+    Args:
+        trainer ([`CoordExpStage2Trainer`]):
+            Its engine is replaced; its prompt builder says how an image is recognised.
+        records (`Sequence[DetectionRecord]`):
+            Every record that the trainer will see.
+        write (`Callable[[DetectionRecord], list[int] | list[list[int]]]`):
+            Completion ids of a record, or a list of them, one for each generation.
+        finish_reason (`str`, *optional*, defaults to `"stop"`):
+            Finish reason of every completion.
+    """
+
+    def __init__(
+        self,
+        trainer: CoordExpStage2Trainer,
+        records: Sequence[DetectionRecord],
+        write: Callable[[DetectionRecord], list],
+        finish_reason: str = "stop",
+    ):
+        self.calls: list[tuple[int, SamplingConfig]] = []
+        self.finish_reason = finish_reason
+        self.features_given: list[bool] = []
+        prompts = trainer.prompt_builder([_load(record) for record in records])
+        self.answers = {_key(prompt): write(record) for prompt, record in zip(prompts, records, strict=True)}
+        trainer.engine = self
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingConfig, features: ImageFeatures | None = None
+    ) -> list[Rollout]:
+        self.calls.append((len(prompts), sampling))
+        self.features_given.append(features is not None)
+        rollouts = []
+        for prompt in prompts:
+            answer = self.answers[_key(prompt)]
+            answers = answer if answer and isinstance(answer[0], list) else [answer] * sampling.num_generations
+            rollouts += [Rollout(prompt.ids, list(ids), self.finish_reason) for ids in answers]
+        return rollouts
+
+
+class NoisyEngine(ScriptedEngine):
+    """Answers with the ground truth in a random order, boxes shifted at random: a sampling engine that can be matched."""
+
+    def __init__(self, trainer: CoordExpStage2Trainer, records: Sequence[DetectionRecord]):
+        super().__init__(trainer, records, lambda record: [record])
+        self.trainer = trainer
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingConfig, features: ImageFeatures | None = None
+    ) -> list[Rollout]:
+        self.calls.append((len(prompts), sampling))
+        rollouts = []
+        for prompt in prompts:
+            objects = ground_truth(self.answers[_key(prompt)][0], self.trainer.grid)
+            written = [moved(objects[k], int(torch.randint(1, 30, ()))) for k in torch.randperm(len(objects))]
+            rollouts.append(Rollout(prompt.ids, self.trainer.protocol.encode(written), "stop"))
+        return rollouts
+
+
+def writer(trainer: CoordExpStage2Trainer, change: Callable = imperfect) -> Callable[[DetectionRecord], list[int]]:
+    """Completions that encode `change(ground truth)`."""
+    protocol: Protocol = trainer.protocol
+    return lambda record: protocol.encode(change(ground_truth(record, trainer.grid)))
+
+
+def make_trainer(
+    checkpoint: Path | torch.nn.Module,
+    records: Sequence[DetectionRecord],
+    folder: Path,
+    scripted: bool = True,
+    trainer_options: dict | None = None,
+    **options,
+) -> CoordExpStage2Trainer:
+    """A trainer on the tiny model; with `scripted` its rollouts are imperfect copies of the ground truth."""
+    model = checkpoint if isinstance(checkpoint, torch.nn.Module) else str(checkpoint)
+    trainer = CoordExpStage2Trainer(
+        model, stage2_config(folder, **options), train_dataset=records, **(trainer_options or {})
+    )
+    if scripted:
+        ScriptedEngine(trainer, records, writer(trainer))
+    return trainer
+
+
+def load_model(checkpoint: Path) -> Qwen3VLForConditionalGeneration:
+    return Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+
+
+def parameters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def logged(trainer: CoordExpStage2Trainer, first_step: int = 1) -> list[dict[str, float]]:
+    """The training logs from a step on, without what depends on the clock."""
+    clock = ("time/", "train_")
+    return [
+        {name: value for name, value in entry.items() if not name.startswith(clock)}
+        for entry in trainer.state.log_history
+        if "loss" in entry and entry["step"] >= first_step
+    ]
+
+
+def relative_difference(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], start: dict) -> float:
+    """Largest difference of two runs' updates, in units of the largest update."""
+    assert actual.keys() == expected.keys()
+    largest = max((expected[name] - start[name]).abs().max() for name in expected)
+    assert largest > 0
+    return float(max((actual[name] - expected[name]).abs().max() for name in expected) / largest)
+
+
+def _key(prompt: Prompt) -> bytes:
+    return prompt.pixel_values.numpy().tobytes()
+
+
+def _load(record: DetectionRecord):
+    from coordexp_trl.images import load_image
+
+    return load_image(record)
