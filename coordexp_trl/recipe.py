@@ -72,8 +72,12 @@ class RecipeParser(TrlParser):
     def parse_args_and_config(self, args: Iterable[str] | None = None, **kwargs) -> tuple:
         """See [`~trl.TrlParser.parse_args_and_config`]."""
         args = list(sys.argv[1:] if args is None else args)
+        # TRL knows `--config FILE`, not `--config=FILE`
+        args = [part for item in args for part in (item.split("=", 1) if item.startswith("--config=") else [item])]
         known = {action.dest for action in self._actions}
-        if "--config" in args[:-1]:
+        if args[-1:] == ["--config"]:
+            raise ValueError("--config needs the name of a YAML file.")
+        if "--config" in args:
             _check_config_keys(Path(args[args.index("--config") + 1]), known | {"env"})
         for argument in args:
             name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
@@ -100,7 +104,7 @@ def _check_config_keys(path: Path, known: set[str]) -> None:
         raise ValueError(f"config={str(path)!r}: no such file.")
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{path}: must hold `option: value` lines.")

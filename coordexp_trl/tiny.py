@@ -210,7 +210,7 @@ def build_tiny_model(config: Qwen3VLConfig, tokenizer: Qwen2TokenizerFast, seed:
         [`~transformers.Qwen3VLForConditionalGeneration`]: The model, in evaluation mode.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone, unlike `torch.manual_seed`
         model = Qwen3VLForConditionalGeneration(config).float().eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

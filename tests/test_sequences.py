@@ -546,6 +546,17 @@ def test_a_repeated_prediction_adds_nothing(name, data):
     assert repeated == plain
 
 
+def test_a_copy_loses_against_what_it_copies():
+    # The assignment has two solutions of the same cost here; the copy must not win, or the order of the objects changes.
+    truths = [("cat", (c * 110, c * 100, c * 110 + 90, c * 100 + 80)) for c in range(3)]
+    written = [truths[1], ("cat", (11, 20, 99, 100)), truths[2]]
+    plain, repeated = (
+        build(protocol_of("tags"), tokenize(set_text("tags", items)), truth(*truths), "two_sequence")
+        for items in (written, [*written, truths[1]])
+    )
+    assert repeated == plain
+
+
 def test_ground_truth_keeps_the_exact_box():
     record = DetectionRecord(
         images=("a.png",),

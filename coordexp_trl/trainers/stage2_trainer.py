@@ -557,8 +557,8 @@ class CoordExpStage2Trainer(_BaseTrainer):
         usable = saved is not None and saved["indices"] == [sample.index for sample in samples]
         if not all(gather_object([usable])):  # all processes generate, or none
             logger.warning(
-                "The checkpoint lies between two generations, but its buffered rollouts are missing or belong to "
-                "another data order: they are generated anew, and the run continues slightly differently."
+                "The checkpoint's buffered rollouts are missing or belong to another data order: they are generated "
+                "anew by later weights, so the run will differ slightly from an uninterrupted one."
             )
             return None
         return [Rollout([], ids, reason) for ids, reason in saved["rollouts"]]
