@@ -198,7 +198,8 @@ def _assign(num_preds: int, num_gts: int, i: np.ndarray, j: np.ndarray, costs: n
     costs = costs / (costs.max(initial=0.0) or 1.0)
     cost_matrix = np.full((num_preds, num_gts), 1.0 + min(num_preds, num_gts))
     iou_matrix = np.full((num_preds, num_gts), np.nan)  # NaN: infeasible
-    cost_matrix[i, j], iou_matrix[i, j] = costs, ious
+    # Among equal costs the earlier prediction wins, so that a copy never takes the place of what it copies.
+    cost_matrix[i, j], iou_matrix[i, j] = costs + 1e-9 * i / max(num_preds, 1), ious
     rows, columns = linear_sum_assignment(cost_matrix)
     matched = iou_matrix[rows, columns]
     kept = ~np.isnan(matched)

@@ -168,7 +168,9 @@ def check_output_dir(args: TrainingArguments, overwrite: bool) -> None:
     """
     folder = Path(args.output_dir)
     checkpoint = get_last_checkpoint(args.output_dir) if folder.is_dir() else None
-    if args.resume_from_checkpoint in ("true", "True", True):
+    if args.resume_from_checkpoint in ("false", "False", False):
+        args.resume_from_checkpoint = None
+    elif args.resume_from_checkpoint in ("true", "True", True):
         if checkpoint is None:
             raise ValueError(f"resume_from_checkpoint is true but output_dir={str(folder)!r} holds no checkpoint.")
         args.resume_from_checkpoint = checkpoint

@@ -26,6 +26,10 @@ from coordexp_trl.protocols import ParsedCompletion, Protocol
 from coordexp_trl.records import DetectionRecord
 
 
+MODES = ("two_sequence", "appended", "expert")
+EXTRA_POLICIES = ("expert", "neutral")
+
+
 class TextTarget(NamedTuple):
     """The token wanted at `position` (full-vocabulary cross-entropy)."""
 
@@ -144,6 +148,9 @@ class SequenceBuilder:
     self_context_coord_weight: float = 1.0
     own_token_weight: float = 0.5
     extra_policy: str = "expert"
+
+    def __post_init__(self):
+        assert self.mode in MODES and self.extra_policy in EXTRA_POLICIES, (self.mode, self.extra_policy)
 
     def build(
         self, ids: Sequence[int], parsed: ParsedCompletion, match: Match, objects: Sequence[GroundTruthObject]

@@ -55,12 +55,8 @@ def pytest_configure(config):
     if named and not Path(named).is_dir():
         raise pytest.UsageError(f"COORDEXP_SHARED_DATA={named!r} is not a folder: correct it or unset it")
     config.stash[NOT_RUN] = {}
-    # The default counts the host's cores, which oversubscribes a container.
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or available_cores())
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # The models are tiny: more threads wait for each other longer than they compute.
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):

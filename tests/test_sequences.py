@@ -547,7 +547,7 @@ def test_a_repeated_prediction_adds_nothing(name, data):
 
 
 def test_a_copy_loses_against_what_it_copies():
-    # The assignment has two solutions of the same cost here; the copy must not win, or the order of the objects changes.
+    # Two assignments have the same cost here; the copy must not win, or the order of the objects changes.
     truths = [("cat", (c * 110, c * 100, c * 110 + 90, c * 100 + 80)) for c in range(3)]
     written = [truths[1], ("cat", (11, 20, 99, 100)), truths[2]]
     plain, repeated = (

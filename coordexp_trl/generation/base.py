@@ -70,6 +70,12 @@ class SamplingConfig:
                 f"num_generations={self.num_generations} with temperature=0 would repeat one completion. Set a "
                 "temperature above 0, or num_beams to at least num_generations."
             )
+        for name in ("num_return_sequences", "eos_token_id", "pad_token_id"):
+            if name in self.generation_kwargs:
+                raise ValueError(
+                    f"generation_kwargs[{name!r}] = {self.generation_kwargs[name]!r} would break the reading of the "
+                    "completions. Use num_generations, or the end and padding tokens of the checkpoint."
+                )
         if (self.logprobs or self.coord_logits) and self.num_beams > 1:
             raise ValueError(
                 f"logprobs and coord_logits are not available with num_beams={self.num_beams}. Set num_beams=1."

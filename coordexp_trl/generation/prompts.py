@@ -48,6 +48,9 @@ class PromptBuilder:
             Upper bound of the resized image's area in pixels; the processor's own value by default.
         chat_template_kwargs (`dict[str, Any]`, *optional*):
             Passed to `apply_chat_template`.
+
+    Raises:
+        `ValueError`: If the text does not hold exactly one image placeholder, or the limits exclude each other.
     """
 
     def __init__(
@@ -66,6 +69,13 @@ class PromptBuilder:
         self.text = processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, **(chat_template_kwargs or {})
         )
+        placeholders = self.text.count(processor.image_token)
+        if placeholders != 1:
+            raise ValueError(
+                f"The chat template with prompt={prompt!r} holds {placeholders} image placeholders "
+                f"({processor.image_token}), need exactly 1. Leave them out of prompt and system_prompt, and use a "
+                "chat template that writes images."
+            )
         size = processor.image_processor.size
         self.images_kwargs = {
             "min_pixels": min_pixels or size["shortest_edge"],

@@ -10,6 +10,7 @@ from trl.trainer.base_config import _BaseConfig
 from coordexp_trl.generation import DEFAULT_PROMPT, SamplingConfig
 from coordexp_trl.losses.terms import LossConfig
 from coordexp_trl.matching import MatchingConfig
+from coordexp_trl.sequences import EXTRA_POLICIES, MODES
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -272,8 +273,8 @@ class CoordExpStage2Config(_BaseConfig):
             self.metric_for_best_model = "f1"  # there is no evaluation loss
         super().__post_init__()
         _choice("protocol", self.protocol, ("tags", "json"))
-        _choice("mode", self.mode, ("two_sequence", "appended", "expert"))
-        _choice("extra_policy", self.extra_policy, ("expert", "neutral"))
+        _choice("mode", self.mode, MODES)
+        _choice("extra_policy", self.extra_policy, EXTRA_POLICIES)
         _choice("iou_loss", self.iou_loss, ("giou", "ciou"))
         for name, value in vars(self).items():
             if name.endswith(("_weight", "_weight_end")) and value is not None and not 0 <= value < math.inf:

@@ -184,7 +184,6 @@ class CoordExpStage2Trainer(_BaseTrainer):
         )
         self._dist = DistributedBackend(self.accelerator)
         self._forward_redirection = _ForwardRedirection()
-        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._completions = CompletionTable(args) if args.log_completions else None
         self._prompts_checked = False
         self._eval_stats: list[tuple[int, RolloutStats]] = []
@@ -248,7 +247,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
             prompts,
             features,
             of_image,
-            self.args.per_device_train_batch_size,
+            self._train_batch_size,
             self.args.gradient_accumulation_steps,
             self.accelerator,
         )
@@ -258,6 +257,9 @@ class CoordExpStage2Trainer(_BaseTrainer):
         if not self.share_features:
             return prompts, None
         with torch.no_grad(), self._model_for_generation() as model:
+            if self._dist.fsdp_version == 2:  # gathers what its root holds in the root's forward only
+                call = (self.model_wrapped, model, ImageFeatures.encode, backbone(model), prompts)
+                return prompts, self._forward_redirection(*call)
             return prompts, ImageFeatures.encode(backbone(model), prompts)
 
     def _roll_out(
@@ -522,6 +524,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
                 model.train(was_training)
 
     def _reset_steps(self) -> None:
+        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._step = 0
         self._buffer: list[MicroBatch] | None = None
         self._buffered_rollouts: dict[str, Any] = {}

@@ -128,6 +128,19 @@ def test_options_reach_the_chat_template(processor, images):
     assert texts == ["<|vision_start|><|image_pad|><|vision_end|>Go." + end for end in ("<think>", "")]
 
 
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"prompt": "What is at <|image_pad|>?"}, 2),
+        ({"system_prompt": "See <|image_pad|>."}, 2),
+        ({"chat_template_kwargs": {"chat_template": "{{ messages[0].content[1].text }}"}}, 0),  # images are dropped
+    ],
+)
+def test_other_than_one_placeholder_is_refused(processor, options, count):
+    with pytest.raises(ValueError, match=rf"holds {count} image placeholders \(<\|image_pad\|>\), need exactly 1"):
+        PromptBuilder(processor, **options)
+
+
 def test_limits_the_wrong_way_round_are_refused(processor):
     with pytest.raises(ValueError, match=r"min_pixels=5000 exceeds max_pixels=4000.*min_pixels <= max_pixels"):
         PromptBuilder(processor, min_pixels=5000, max_pixels=4000)

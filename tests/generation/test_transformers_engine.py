@@ -53,7 +53,7 @@ def test_a_left_padded_batch_gives_what_each_prompt_gives_alone(model, make_engi
 
 def test_repetition_penalty_top_k_and_logprobs(model, make_engine, prompts, teacher_forced):
     # Log-probabilities are the model's own, whatever filters the choice went through.
-    engine = make_engine(with_bias(model, {1280: 3.0}))
+    engine = make_engine(with_bias(model, {1280: 3.0}))  # a token that is often repeated
     sampling = SamplingConfig(
         max_completion_length=LENGTH,
         temperature=0.5,
@@ -89,12 +89,14 @@ def test_logprobs_count_the_mass_of_suppressed_tokens(model, make_engine, prompt
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_coord_logits_are_those_of_the_slots(model, make_engine, prompts, teacher_forced, vocabulary, temperature):
-    end = 1358  # stops one of the greedy rollouts early, so that the others go on without it
+    # One of the greedy rollouts stops early, and the others go on without it.
+    greedy = completions(make_engine(model).generate(prompts, GREEDY))
+    end = next(token for token in greedy[2][3:] if token not in greedy[0] + greedy[1])
     engine = make_engine(model, eos_token_ids=[end])
     sampling = SamplingConfig(max_completion_length=LENGTH, temperature=temperature, logprobs=True, coord_logits=True)
     rollouts = engine.generate(prompts, sampling)
     if temperature == 0:
-        assert sorted(rollout.finish_reason for rollout in rollouts) == ["length", "length", "stop"]
+        assert [rollout.finish_reason for rollout in rollouts] == ["length", "length", "stop"]
     seen = 0
     for prompt, rollout in zip(prompts, rollouts, strict=True):
         ids = rollout.completion_ids
@@ -326,3 +328,9 @@ def test_the_model_is_opened_for_generation_alone(model, make_engine, prompts):
 def test_impossible_sampling_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SamplingConfig(**options)
+
+
+@pytest.mark.parametrize("name", ["num_return_sequences", "eos_token_id", "pad_token_id"])
+def test_options_that_break_the_reading_are_refused(name):
+    with pytest.raises(ValueError, match=rf"generation_kwargs\['{name}'\]"):
+        SamplingConfig(generation_kwargs={name: 2})

@@ -9,6 +9,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from coordexp_trl import CoordExpStage2Config, CoordExpStage2Trainer
 from coordexp_trl.generation import ImageFeatures, Prompt, Rollout, SamplingConfig
+from coordexp_trl.images import load_image
 from coordexp_trl.protocols import Protocol
 from coordexp_trl.records import DetectionObject, DetectionRecord
 from coordexp_trl.sequences import GroundTruthObject, ground_truth
@@ -85,7 +86,7 @@ class ScriptedEngine:
         self.calls: list[tuple[int, SamplingConfig]] = []
         self.finish_reason = finish_reason
         self.features_given: list[bool] = []
-        prompts = trainer.prompt_builder([_load(record) for record in records])
+        prompts = trainer.prompt_builder([load_image(record) for record in records])
         self.answers = {_key(prompt): write(record) for prompt, record in zip(prompts, records, strict=True)}
         trainer.engine = self
 
@@ -103,7 +104,7 @@ class ScriptedEngine:
 
 
 class NoisyEngine(ScriptedEngine):
-    """Answers with the ground truth in a random order, boxes shifted at random: a sampling engine that can be matched."""
+    """Answers with the ground truth in a random order, its boxes shifted at random: sampling that can be matched."""
 
     def __init__(self, trainer: CoordExpStage2Trainer, records: Sequence[DetectionRecord]):
         super().__init__(trainer, records, lambda record: [record])
@@ -145,6 +146,26 @@ def make_trainer(
     return trainer
 
 
+def one_step(*args, **options):
+    """Parameters before and after `max_steps` (1) steps of plain SGD, and the trainer."""
+    trainer = make_trainer(*args, **({"max_steps": 1} | PLAIN_SGD | options))
+    before = parameters_of(trainer.model)
+    trainer.train()
+    return before, parameters_of(trainer.model), trainer
+
+
+def spy(monkeypatch, trainer, name="_forward"):
+    """Records the positional arguments of every call of a trainer method."""
+    calls, method = [], getattr(trainer, name)
+
+    def recorded(*args, **kwargs):
+        calls.append(args)
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, name, recorded)
+    return calls
+
+
 def load_model(checkpoint: Path) -> Qwen3VLForConditionalGeneration:
     return Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
 
@@ -173,9 +194,3 @@ def relative_difference(actual: dict[str, torch.Tensor], expected: dict[str, tor
 
 def _key(prompt: Prompt) -> bytes:
     return prompt.pixel_values.numpy().tobytes()
-
-
-def _load(record: DetectionRecord):
-    from coordexp_trl.images import load_image
-
-    return load_image(record)

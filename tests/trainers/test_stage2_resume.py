@@ -77,7 +77,7 @@ def test_a_resumed_run_continues_exactly(checkpoint, records, tmp_path, whole_ru
     [
         # Sampled by the model itself; one generation a step
         ({"temperature": 1.0, "max_completion_length": 8}, {}, (3, 5)),
-        # Sampled by the model itself, four steps a generation, two rollouts an image, the last resumed in the second epoch
+        # Sampled by the model itself: four steps a generation, two rollouts an image; step 7 is in the second epoch
         (
             {"temperature": 1.0, "max_completion_length": 8, "steps_per_generation": 8, "num_generations": 2},
             {},
