@@ -25,7 +25,6 @@ from coordexp_trl.matching import Match
 from coordexp_trl.protocols import ParsedCompletion, Protocol
 from coordexp_trl.records import DetectionRecord
 
-
 MODES = ("two_sequence", "appended", "expert")
 EXTRA_POLICIES = ("expert", "neutral")
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
@@ -19,11 +18,6 @@ from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import ground_truth
 
 logger = get_logger(__name__)
-
-# Accelerate calls the device of several CPU processes "cpu:0"; `torch.load` does not know it, so they could not resume
-torch.serialization.register_package(
-    11, lambda storage: None, lambda storage, location: storage if location == "cpu:0" else None
-)
 
 
 def load_model_and_processor(

@@ -223,7 +223,9 @@ class CoordExpStage2Trainer(_BaseTrainer):
             self._forward_seconds -= time.perf_counter() - started  # `training_step` counts it in
         return self._buffer[self._step % self.args.steps_per_generation]
 
-    def _generate_micro_batches(self, samples: list[Sample]) -> list[MicroBatch]:
+    def _generate_micro_batches(self, served: list[Sample]) -> list[MicroBatch]:
+        # A small dataset comes round more than once in a generation, and greedy decoding would only repeat itself
+        samples = served if self.args.temperature > 0 else list({sample.index: sample for sample in served}.values())
         prompts, features = self._process_images(samples)
         objects = [ground_truth(sample.record, self.grid) for sample in samples]
         resumed = self._resumed_rollouts(samples)
@@ -243,10 +245,12 @@ class CoordExpStage2Trainer(_BaseTrainer):
         }
         if resumed is None:  # the interrupted run has counted its own
             self._record_rollouts(samples, rollouts, parsed, matches, [objects[k] for k in image_of_rollout])
+        place = {sample.index: k for k, sample in enumerate(samples)}
+        places = range(len(served)) if samples is served else [place[sample.index] for sample in served]
         return split_generation(
-            prompts,
-            features,
-            of_image,
+            [prompts[k] for k in places],
+            None if features is None else features.select(places),
+            [of_image[k] for k in places],
             self._train_batch_size,
             self.args.gradient_accumulation_steps,
             self.accelerator,
