@@ -318,3 +318,16 @@ def test_callbacks_and_optimizers_are_passed_on(checkpoint, records, tmp_path):
     trainer.train()
     assert callback.seen == 2
     assert all(torch.equal(before[name], value) for name, value in parameters_of(trainer.model).items())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_record_served_twice_is_rolled_out_once_if_greedy(checkpoint, records, tmp_path, temperature):
+    options = {"per_device_train_batch_size": 2, "steps_per_generation": 3, "max_steps": 3, **PLAIN_SGD}
+    trainer = make_trainer(checkpoint, records[:2], tmp_path / "a", temperature=temperature, **options)
+    trainer.train()
+    assert [prompts for prompts, _ in trainer.engine.calls] == [2 if temperature == 0 else 6]
+    # the micro-batches do not know the difference
+    plain = make_trainer(checkpoint, records[:2], tmp_path / "b", temperature=1.0, **options)
+    plain.train()
+    losses = [[entry["loss"] for entry in logged(run)] for run in (trainer, plain)]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
