@@ -217,6 +217,10 @@ def build_tiny_model(config: Qwen3VLConfig, tokenizer: Qwen2TokenizerFast, seed:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone, unlike `torch.manual_seed`
         model = Qwen3VLForConditionalGeneration(config).float().eval()
+    with torch.no_grad():
+        # Random filters answer above all to the brightness that photographs share; these answer to contrast.
+        filters = model.model.visual.patch_embed.proj.weight  # (hidden_size, channels, time, height, width)
+        filters.sub_(0.9 * filters.mean((2, 3, 4), keepdim=True)).mul_(3)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.do_sample = False
