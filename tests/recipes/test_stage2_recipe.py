@@ -19,12 +19,12 @@ from coordexp_trl.tiny import create_tiny_checkpoint
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # Logged by this very run; a change that should not change numbers must leave them alone.
-PINNED_LOSSES = [21.79704, 20.60425, 19.92387, 19.52485]
+PINNED_LOSSES = [21.8509, 20.6158, 19.98042, 19.56139]
 PINNED_TERMS = {
-    "loss/text": 6.2883,
-    "loss/coord_ce": 6.22035,
-    "loss/coord_soft_ce": 6.68218,
-    "loss/coord_gate": 0.33403,
+    "loss/text": 6.30996,
+    "loss/coord_ce": 6.23263,
+    "loss/coord_soft_ce": 6.68395,
+    "loss/coord_gate": 0.33485,
 }
 
 
