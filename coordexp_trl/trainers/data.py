@@ -35,6 +35,22 @@ class Sample:
         return self.image if self.image is not None else load_image(self.record)
 
 
+def without_repeats(samples: Sequence[Sample]) -> tuple[list[Sample], list[int]]:
+    """
+    Args:
+        samples (`Sequence[Sample]`):
+            Samples, some of which may be of the same record.
+
+    Returns:
+        `tuple[list[Sample], list[int]]`: One sample of each record, and the place of every given sample among them.
+    """
+    distinct: dict[int, Sample] = {}
+    for sample in samples:
+        distinct.setdefault(sample.index, sample)
+    order = {index: place for place, index in enumerate(distinct)}
+    return list(distinct.values()), [order[sample.index] for sample in samples]
+
+
 class RecordDataset(Dataset):
     """
     Decodes images in the data-loader workers.

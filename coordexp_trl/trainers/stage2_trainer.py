@@ -46,7 +46,7 @@ from coordexp_trl.protocols import ParsedCompletion, get_protocol
 from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import GroundTruthObject, SequenceBuilder, ground_truth
 from coordexp_trl.trainers.completions import CompletionTable
-from coordexp_trl.trainers.data import GenerationBatchSampler, RecordDataset, Sample
+from coordexp_trl.trainers.data import GenerationBatchSampler, RecordDataset, Sample, without_repeats
 from coordexp_trl.trainers.micro_batch import MicroBatch, split_generation
 from coordexp_trl.trainers.rollout_stats import RolloutStats, matched_counts
 from coordexp_trl.trainers.setup import (
@@ -225,18 +225,17 @@ class CoordExpStage2Trainer(_BaseTrainer):
 
     def _generate_micro_batches(self, served: list[Sample]) -> list[MicroBatch]:
         # A small dataset comes round more than once in a generation, and greedy decoding would only repeat itself
-        samples = served if self.args.temperature > 0 else list({sample.index: sample for sample in served}.values())
+        samples, places = without_repeats(served) if self.args.temperature == 0 else (served, range(len(served)))
         prompts, features = self._process_images(samples)
-        objects = [ground_truth(sample.record, self.grid) for sample in samples]
         resumed = self._resumed_rollouts(samples)
         rollouts = resumed or self._roll_out(prompts, features, samples)
         copies = len(rollouts) // len(samples)
-        image_of_rollout = [k // copies for k in range(len(rollouts))]
+        objects = [ground_truth(sample.record, self.grid) for sample in samples for _ in range(copies)]
         parsed = self._parse(rollouts)
-        matches = self._match(parsed, [objects[k] for k in image_of_rollout])
+        matches = self._match(parsed, objects)
         sequences = [
-            self.sequence_builder.build(rollout.completion_ids, read, match, objects[k])
-            for rollout, read, match, k in zip(rollouts, parsed, matches, image_of_rollout, strict=True)
+            self.sequence_builder.build(rollout.completion_ids, read, match, wanted)
+            for rollout, read, match, wanted in zip(rollouts, parsed, matches, objects, strict=True)
         ]
         of_image = [sum(sequences[k * copies : (k + 1) * copies], []) for k in range(len(samples))]
         self._buffered_rollouts = {
@@ -244,9 +243,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
             "rollouts": [[rollout.completion_ids, rollout.finish_reason] for rollout in rollouts],
         }
         if resumed is None:  # the interrupted run has counted its own
-            self._record_rollouts(samples, rollouts, parsed, matches, [objects[k] for k in image_of_rollout])
-        place = {sample.index: k for k, sample in enumerate(samples)}
-        places = range(len(served)) if samples is served else [place[sample.index] for sample in served]
+            self._record_rollouts(samples, rollouts, parsed, matches, objects)
         return split_generation(
             [prompts[k] for k in places],
             None if features is None else features.select(places),
