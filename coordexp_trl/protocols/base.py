@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
-from coordexp_trl.coordinates import COORD_TOKEN, CoordVocabulary
+from coordexp_trl.coordinates import COORD_TOKEN, CoordVocabulary, shorten
 from coordexp_trl.protocols.parsed import EncodedObjects, ParsedCompletion, ParsedObject
 from coordexp_trl.protocols.token_bytes import COORDINATE, END, FOREIGN, TokenBytes, TokenIds
 from coordexp_trl.records import DetectionObject
@@ -188,20 +188,20 @@ class Protocol(ABC):
         bins = item.bins
         if bins is None or len(bins) != 4:
             raise ValueError(
-                f"bins = {bins!r} of object {_short(item.desc)}: need four bins x1, y1, x2, y2. Make them of pixels "
+                f"bins = {bins!r} of object {shorten(item.desc)}: need four bins x1, y1, x2, y2. Make them of pixels "
                 "or polygons with DetectionObject.box_bins(width, height, grid)."
             )
         for k in bins:
             if not isinstance(k, numbers.Integral) or not 0 <= k < self.vocabulary.num_bins:
                 raise ValueError(
-                    f"bins = {bins!r} of object {_short(item.desc)}: {k!r} is not a bin in "
+                    f"bins = {bins!r} of object {shorten(item.desc)}: {k!r} is not a bin in "
                     f"0..{self.vocabulary.num_bins - 1}. Quantise pixels with CoordinateGrid.pixels_to_bins."
                 )
         return bins
 
     def _refuse(self, desc: object, problem: str, remedy: str) -> None:
         raise ValueError(
-            f"desc = {_short(desc)}: cannot be written in the {self.name!r} protocol: {problem}. {remedy}."
+            f"desc = {shorten(desc)}: cannot be written in the {self.name!r} protocol: {problem}. {remedy}."
         )
 
     def _check_tokenizer(self) -> None:
@@ -284,8 +284,3 @@ def _end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     vocabulary = tokenizer.get_vocab()
     ids = {tokenizer.eos_token_id, tokenizer.pad_token_id, *(vocabulary.get(token) for token in _END_TOKENS)}
     return frozenset(ids - {None})
-
-
-def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
