@@ -163,6 +163,11 @@ class DetectionRecord:
         object.__setattr__(self, "objects", tuple(self.objects))
 
     @property
+    def place(self) -> str:
+        """Where the record was read, for messages; its image if it was made in Python."""
+        return self.source or self.images[0]
+
+    @property
     def image_path(self) -> Path:
         """Path of the first image, starting at `root` if it is relative."""
         return Path(self.images[0]) if self.root is None else Path(self.root, self.images[0])
@@ -389,7 +394,7 @@ def _format_record(record: DetectionRecord) -> bytes:
     try:
         return json.dumps(raw, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
-        place = record.source or record.images[0]
+        place = record.place
         raise RecordError(f"{place}: is not JSON: {error}. Keep to plain values in metadata.") from error
 
 

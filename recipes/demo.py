@@ -38,17 +38,7 @@ def main() -> None:
     records = create_shapes(out / "shapes", options.num_images, seed=options.seed, max_objects=3)
     command = [
         str(Path(sys.executable).with_name("accelerate")),
-        *(
-            "launch",
-            "--num_processes",
-            "1",
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-        ),
+        *"launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split(),
         *(str(RECIPES / "stage2.py"), "--config", str(RECIPES / "stage2_tiny_cpu.yaml")),
         *("--model_name_or_path", str(out / "model"), "--output_dir", str(out / "run"), "--seed", str(options.seed)),
         *("--train_file", str(records), "--eval_file", str(records)),

@@ -164,12 +164,12 @@ def check_records(
         raise ValueError(f"{name} is empty: at least one record is needed.")
     for record in records:
         if len(record.images) != 1:
-            raise ValueError(f"{_place(record)}: images has {len(record.images)} entries; exactly one is supported.")
+            raise ValueError(f"{record.place}: images has {len(record.images)} entries; exactly one is supported.")
     prompt_lengths = prompts.lengths([(record.width, record.height) for record in records])
     longest = max(range(len(records)), key=prompt_lengths.__getitem__)
     if prompt_lengths[longest] + max_completion_length > max_length:
         raise ValueError(
-            f"max_length={max_length} is too short: the prompt of {_place(records[longest])} takes "
+            f"max_length={max_length} is too short: the prompt of {records[longest].place} takes "
             f"{prompt_lengths[longest]} tokens and max_completion_length={max_completion_length}. Reduce max_pixels "
             "or max_completion_length, or raise max_length."
         )
@@ -178,10 +178,10 @@ def check_records(
         try:
             length = len(protocol.encode(ground_truth(record, grid))) + 1
         except ValueError as error:
-            raise ValueError(f"{_place(record)}: {error}") from error
+            raise ValueError(f"{record.place}: {error}") from error
         uncompletable += length > max_completion_length
         if prompt_length + length > max_length:
-            too_long.append(f"{_place(record)} ({prompt_length} + {length})")
+            too_long.append(f"{record.place} ({prompt_length} + {length})")
     if too_long:
         raise ValueError(
             f"{len(too_long)} of {len(records)} records of {name} exceed max_length={max_length} tokens with "
@@ -193,8 +193,3 @@ def check_records(
             f"{uncompletable} of {len(records)} records of {name} have a ground truth longer than "
             f"max_completion_length={max_completion_length}: their rollouts will always be cut."
         )
-
-
-def _place(record: DetectionRecord) -> str:
-    """Where a record was read; the image of one that was made in Python."""
-    return record.source or record.images[0]

@@ -275,8 +275,8 @@ class CoordExpStage2Trainer(_BaseTrainer):
             rollouts = self.engine.generate(prompts, sampling, features)
         if not self._prompts_checked:
             for prompt, sample, rollout in zip(prompts, samples, rollouts[:: sampling.num_generations], strict=True):
-                name = sample.record.source or sample.record.images[0]
-                check_prompt_ids(prompt.ids, rollout.prompt_ids, self.processing_class.tokenizer, name)
+                tokenizer = self.processing_class.tokenizer
+                check_prompt_ids(prompt.ids, rollout.prompt_ids, tokenizer, sample.record.place)
             self._prompts_checked = True
         return rollouts
 
