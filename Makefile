@@ -9,7 +9,7 @@ INSTALLED_VLLM := $(VENV)/.installed-vllm
 RUNTIME := $(wildcard tools/cpu_runtime/pyproject.toml tools/cpu_runtime/coordexp_cpu_runtime/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo test lint format lock clean
+.PHONY: help install install-vllm demo tiny-detector test lint format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -19,8 +19,11 @@ install: $(INSTALLED)  ## Create .venv for development on a CPU; nothing to do w
 
 install-vllm: $(INSTALLED_VLLM)  ## Add vLLM for the CPU to .venv
 
-demo: install  ## Train the tiny demo model (options: DEMO_ARGS="...")
+demo: install  ## Watch Stage-2 make the tiny detector better (options: DEMO_ARGS="...")
 	$(BIN)/python recipes/demo.py $(DEMO_ARGS)
+
+tiny-detector: install  ## Train the detector that the package ships anew, about an hour (options: DETECTOR_ARGS="...")
+	$(BIN)/python recipes/tiny_detector.py $(DETECTOR_ARGS)
 
 test: install  ## Run the tests that this machine can run (options: TEST_ARGS="...")
 	$(BIN)/python -m pytest -q -rs $(TEST_ARGS)

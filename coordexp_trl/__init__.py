@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 
 # Imported on first use: `import coordexp_trl` and the command line stay fast.
 _EXPORTS = {
+    "CoordExpStage1Config": "coordexp_trl.trainers.stage1_config",
+    "CoordExpStage1Trainer": "coordexp_trl.trainers.stage1_trainer",
     "CoordExpStage2Config": "coordexp_trl.trainers.stage2_config",
     "CoordExpStage2Trainer": "coordexp_trl.trainers.stage2_trainer",
 }

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,16 +15,13 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
-from rich.console import Console
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
-from trl import TrlParser
+from trl import ModelConfig, TrlParser, get_peft_config
 
-from coordexp_trl.evaluation.curves import plot_curves
-from coordexp_trl.evaluation.pictures import draw_overlay
-from coordexp_trl.evaluation.pictures import save_overlays as save_overlays_sheet
-from coordexp_trl.images import check_images, load_image
-from coordexp_trl.records import DetectionObject, DetectionRecord, read_records
+from coordexp_trl.images import check_images
+from coordexp_trl.records import DetectionRecord, read_records
+from coordexp_trl.run_report import finish_run
 from coordexp_trl.tables import print_table
 
 
@@ -114,6 +112,25 @@ def _check_config_keys(path: Path, known: set[str]) -> None:
             raise ValueError(f"{path}:{line}: unknown key {key.value!r}{_nearest(key.value, known)}")
 
 
+def launch_on_cpu(script: str | os.PathLike, *options: object) -> None:
+    """
+    Runs a recipe in one process on all cores of this machine, as `accelerate launch` does; exits with its status if
+    it fails.
+
+    Args:
+        script (`str` or `os.PathLike`):
+            The recipe.
+        options (`object`):
+            Its arguments.
+    """
+    single = "launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    threads = ["--num_cpu_threads_per_process", len(os.sched_getaffinity(0))]
+    command = [str(part) for part in (Path(sys.executable).with_name("accelerate"), *single, *threads, script, *options)]
+    print(" ".join(command), flush=True)
+    if status := subprocess.run(command, env={**os.environ, "ACCELERATE_USE_CPU": "true"}).returncode:
+        sys.exit(status)
+
+
 def run_recipe(main: Callable[[], None]) -> None:
     """
     Runs a recipe's main function; a mistake of the user is printed without a traceback (unless `COORDEXP_DEBUG=1`
@@ -135,6 +152,50 @@ def run_recipe(main: Callable[[], None]) -> None:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def train(trainer_class: type[Trainer], config_class: type[TrainingArguments]) -> None:
+    """
+    The body of a recipe: parse, load, evaluate, train, evaluate, save, draw.
+
+    Args:
+        trainer_class (`type`):
+            [`CoordExpStage1Trainer`] or [`CoordExpStage2Trainer`].
+        config_class (`type`):
+            Its configuration.
+    """
+    parser = RecipeParser((RecipeArguments, config_class, ModelConfig))
+    recipe_args, training_args, model_args = parser.parse_args_and_config()
+    if model_args.model_name_or_path is None:
+        raise ValueError("model_name_or_path is not set: give a checkpoint that speaks coordinate tokens.")
+    check_output_dir(training_args, recipe_args.overwrite_output_dir)
+    train_records, eval_records = load_records(recipe_args)
+
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+        **(training_args.model_init_kwargs or {}),
+    }
+    trainer = trainer_class(
+        model=model_args.model_name_or_path,
+        args=training_args,
+        train_dataset=train_records,
+        eval_dataset=eval_records,
+        peft_config=get_peft_config(model_args),
+    )
+    if recipe_args.dry_run:
+        return print_plan(trainer, (recipe_args, training_args, model_args))
+
+    drawn = (eval_records or [])[: recipe_args.num_overlays]
+    before, seen_before = (trainer.evaluate(), trainer.detect(drawn)) if eval_records else (None, [])
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    after, seen_after = (trainer.evaluate(), trainer.detect(drawn)) if eval_records else (None, [])
+
+    trainer.save_model()
+    trainer.save_state()
+    configs = {type(config).__name__: _options(config) for config in (recipe_args, training_args, model_args)}
+    finish_run(trainer, configs, before, after, drawn, seen_before, seen_after)
 
 
 def load_records(args: RecipeArguments) -> tuple[list[DetectionRecord], list[DetectionRecord] | None]:
@@ -195,10 +256,14 @@ def print_plan(trainer: Trainer, configs: Iterable[Any]) -> None:
     if not trainer.is_world_process_zero():
         return
     for config in configs:
-        values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.init}
         print(f"# {type(config).__name__}")
-        print(yaml.safe_dump(json.loads(json.dumps(values, default=str)), sort_keys=False, allow_unicode=True))
+        values = json.loads(json.dumps(_options(config), default=str))
+        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     print_table(plan_rows(trainer), headers=["plan", "value"])
+
+
+def _options(config: Any) -> dict[str, Any]:
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.init}
 
 
 def plan_rows(trainer: Trainer) -> list[tuple[str, str]]:
@@ -220,7 +285,7 @@ def plan_rows(trainer: Trainer) -> list[tuple[str, str]]:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in learning)
     moments = sum(parameter.numel() * 8 for parameter in learning)
-    records = trainer.train_dataset.records
+    records = trainer.records
     prompt_lengths = trainer.prompt_builder.lengths([(record.width, record.height) for record in records])
     gigabyte = 1024**3
     return [
@@ -234,71 +299,3 @@ def plan_rows(trainer: Trainer) -> list[tuple[str, str]]:
         ("memory of gradients", f"{gradients / gigabyte:.2f} GiB"),
         ("memory of AdamW", f"{moments / gigabyte:.2f} GiB"),
     ]
-
-
-RESULT_ROWS = {
-    "F1": "f1",
-    "precision": "precision",
-    "recall": "recall",
-    "mean IoU of matches": "mean_iou",
-    "duplicate rate": "duplicate_rate",
-    "parse rate": "parse_rate",
-    "objects per image": "objects_predicted",
-}
-
-
-def print_result(trainer: Trainer, before: dict[str, float] | None, after: dict[str, float] | None) -> None:
-    """
-    Prints loss terms (first and last logged) and evaluation (before and after), and draws the run's curves.
-
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            The finished trainer.
-        before (`dict[str, float]`, *optional*):
-            Evaluation metrics before training.
-        after (`dict[str, float]`, *optional*):
-            Evaluation metrics after training.
-    """
-    if not trainer.is_world_process_zero():
-        return
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    rows = []
-    if history:
-        names = [name for name in history[-1] if name == "loss" or name.startswith("loss/")]
-        rows += [(name, history[0].get(name, float("nan")), history[-1][name]) for name in names]
-    if before and after:
-        rows += [(label, before[f"eval_{key}"], after[f"eval_{key}"]) for label, key in RESULT_ROWS.items()]
-    folder = Path(trainer.args.output_dir)
-    (folder / "result.json").write_text(json.dumps({"before": before, "after": after}, indent=2), encoding="utf-8")
-    print_table(rows, headers=["", "before", "after"])
-    Console().print(f"Curves: {plot_curves(trainer.state.log_history, folder / 'curves.png')}", highlight=False)
-
-
-def save_overlays(trainer: Trainer, records: list[DetectionRecord], number: int) -> None:
-    """
-    Draws ground truth beside the final predictions into `overlays.png`. Every process must call it.
-
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            The finished trainer.
-        records (`list[DetectionRecord]`):
-            Records to choose the first ones from.
-        number (`int`):
-            Number of pictures; `0` draws none.
-    """
-    chosen = records[:number]
-    predictions = trainer.detect(chosen)
-    if not chosen or not trainer.is_world_process_zero():
-        return
-    overlays = [
-        draw_overlay(
-            load_image(record),
-            record.objects,
-            [DetectionObject(desc=item.desc, bins=item.bins) for item in parsed.objects],
-            title=record.images[0],
-            grid=trainer.grid,
-        )
-        for record, parsed in zip(chosen, predictions, strict=True)
-    ]
-    path = save_overlays_sheet(overlays, Path(trainer.args.output_dir) / "overlays.png")
-    Console().print(f"Predictions: {path}", highlight=False)

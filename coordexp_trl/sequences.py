@@ -15,6 +15,7 @@ tokens between two slots ("gap") never depend on what stands beyond them, and a 
 after any slot whatever token spans the structure characters there.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,6 +28,7 @@ from coordexp_trl.records import DetectionRecord
 
 MODES = ("two_sequence", "appended", "expert")
 EXTRA_POLICIES = ("expert", "neutral")
+ORDERS = ("sorted", "random", "as_is")
 
 
 class TextTarget(NamedTuple):
@@ -95,25 +97,32 @@ class GroundTruthObject:
     box: tuple[float, float, float, float]
 
 
-def ground_truth(record: DetectionRecord, grid: CoordinateGrid) -> list[GroundTruthObject]:
+def ground_truth(
+    record: DetectionRecord, grid: CoordinateGrid, order: str = "sorted", seed: str | int = 0
+) -> list[GroundTruthObject]:
     """
-    The objects of a record in canonical order (y1, x1, y2, x2, description), so that no loss depends on the order in
-    which an annotator listed them.
+    The objects of a record as they are to be written.
 
     Args:
         record ([`DetectionRecord`]):
             Record with objects in pixels or bins.
         grid ([`CoordinateGrid`]):
             Coordinate grid.
+        order (`str`, *optional*, defaults to `"sorted"`):
+            `"sorted"` is the canonical order (y1, x1, y2, x2, description), with which nothing depends on the order in
+            which an annotator listed them; `"random"` shuffles the canonical order; `"as_is"` keeps the record's own.
+        seed (`str` or `int`, *optional*, defaults to `0`):
+            Seed of the random order.
 
     Returns:
-        `list[GroundTruthObject]`: The objects, sorted.
+        `list[GroundTruthObject]`: The objects in that order.
     """
+    assert order in ORDERS, order
+    objects = list(record.objects if order == "as_is" else record.sorted_objects(grid))
+    if order == "random":
+        random.Random(seed).shuffle(objects)
     size = (record.width, record.height)
-    return [
-        GroundTruthObject(item.desc, item.box_bins(*size, grid), item.unit_box(*size, grid))
-        for item in record.sorted_objects(grid)
-    ]
+    return [GroundTruthObject(item.desc, item.box_bins(*size, grid), item.unit_box(*size, grid)) for item in objects]
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ class SequenceBuilder:
         missed = [objects[j] for j in match.unmatched_ground_truth]
         if self.mode == "two_sequence":
             reordered = [objects[j] for _, j in match.pairs] + missed
-            sequences = [self._written_by_expert(TrainingSequence([]), reordered)]
+            sequences = [self.write(reordered)]
             if match.pairs:
                 sequences.append(self._self_context(ids, parsed, match, objects))
             return sequences
@@ -181,6 +190,17 @@ class SequenceBuilder:
         if self.mode == "expert":
             self._label_own_tokens(sequence, parsed, match, objects)
         return [self._written_by_expert(sequence, missed)]
+
+    def write(self, objects: Sequence[GroundTruthObject]) -> TrainingSequence:
+        """
+        Args:
+            objects (`Sequence[GroundTruthObject]`):
+                Ground truth in the order in which it is to be written.
+
+        Returns:
+            `TrainingSequence`: The ground truth alone, supervised everywhere.
+        """
+        return self._written_by_expert(TrainingSequence([]), objects)
 
     def _self_context(self, ids, parsed, match, objects) -> TrainingSequence:
         # Nothing is asked beyond the last matched object, so nothing beyond it is run forward.

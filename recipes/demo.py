@@ -1,19 +1,17 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """
-The demonstration behind `make demo`: a tiny random Qwen3-VL learns a few pictures of shapes from its own rollouts.
+The demonstration behind `make demo`: Stage-2 makes the tiny detector better on pictures that it never saw.
 
-It makes the model and the pictures, then launches `recipes/stage2.py` as any user would. Options that are not its
-own are passed on, such as `--max_steps 100`.
+It draws pictures of shapes and launches a recipe on the detector that the package ships, as any user would. Options
+that are not its own are passed on, such as `--mode expert`.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from coordexp_trl.datasets.shapes import create_shapes
-from coordexp_trl.tiny import create_tiny_checkpoint
+from coordexp_trl.recipe import launch_on_cpu
+from coordexp_trl.tiny import DETECTOR_SCENES, DETECTOR_SEEDS, detector_path
 
 RECIPES = Path(__file__).resolve().parent
 
@@ -29,23 +27,24 @@ def fresh_folder(path: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the demonstration")
-    parser.add_argument("--num-images", "--num_images", type=int, default=24, help="number of pictures to learn")
-    parser.add_argument("--seed", type=int, default=0, help="seed of model, pictures and training")
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=2, help="1 continues Stage-1 instead")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
+    parser.add_argument(
+        "--num-images", "--num_images", type=int, default=4000, help="pictures to learn from, of the detector's own"
+    )
     options, training_options = parser.parse_known_args()
 
     out = fresh_folder(options.out)
-    create_tiny_checkpoint(out / "model", seed=options.seed)
-    records = create_shapes(out / "shapes", options.num_images, seed=options.seed, max_objects=3)
-    command = [
-        str(Path(sys.executable).with_name("accelerate")),
-        *"launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split(),
-        *(str(RECIPES / "stage2.py"), "--config", str(RECIPES / "stage2_tiny_cpu.yaml")),
-        *("--model_name_or_path", str(out / "model"), "--output_dir", str(out / "run"), "--seed", str(options.seed)),
-        *("--train_file", str(records), "--eval_file", str(records)),
+    train = create_shapes(out / "train", options.num_images, seed=DETECTOR_SEEDS["train"], **DETECTOR_SCENES)
+    held_out = create_shapes(out / "held_out", 256, seed=DETECTOR_SEEDS["demo"], **DETECTOR_SCENES)
+    files = {"train_file": train, "eval_file": held_out, "model_name_or_path": detector_path()}
+    launch_on_cpu(
+        RECIPES / f"stage{options.stage}.py",
+        *("--config", RECIPES / f"stage{options.stage}_demo_cpu.yaml"),
+        *(part for name, path in files.items() for part in (f"--{name}", path)),
+        *("--output_dir", out / "run", "--seed", options.seed),
         *training_options,
-    ]
-    print(" ".join(command), flush=True)
-    sys.exit(subprocess.run(command, env={**os.environ, "ACCELERATE_USE_CPU": "true"}).returncode)
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ UNIT_OF_TERM = {
 }
 UNITS = ("text", "slots", "boxes")
 # Figures without gradient, averaged over slots.
-DIAGNOSTICS = ("coord_mass", "coord_bin_error")
+DIAGNOSTICS = ("coord_bin_error", "coord_entropy", "coord_mass")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,10 @@ def loss_terms(
     with torch.no_grad():
         supervised = (weights > 0).float()
         error = (expected - bins / (len(coord_ids) - 1)).abs() * (len(coord_ids) - 1)
-        diagnostics = {"coord_bin_error": (error * supervised).sum()}
+        diagnostics = {
+            "coord_bin_error": (error * supervised).sum(),
+            "coord_entropy": (coordinate.entropy(log_probs) * supervised).sum(),
+        }
         if with_gate:  # without it the full vocabulary is skipped, and the mass is not known
             diagnostics["coord_mass"] = ((-output.coord_gate).exp() * supervised).sum()
     return sums, diagnostics

@@ -30,9 +30,9 @@ _END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 _GAP_CACHE_SIZE = 1 << 14
 
 
-# What stands at the opening of an object: the byte position just after it or `UNCLOSED`, and either its description or
-# the reason why it is dropped. A plain tuple, one is made for every object.
-Reading = tuple[int, str | None, str | None]
+# What stands at the opening of an object: the byte position just after it or `UNCLOSED`, and either its description
+# with the byte range that holds it, or the reason why it is dropped. A plain tuple, one is made for every object.
+Reading = tuple[int, tuple[str, int, int] | None, str | None]
 
 
 class Protocol(ABC):
@@ -240,7 +240,7 @@ class Protocol(ABC):
         for start, stop in pairwise([*starts, len(data)]):
             if position is not None and not self._is_gap(data[position:start], first=start == starts[0]):
                 dropped["stray"] += 1
-            end, desc, reason = self._read(data, start, stop)
+            end, read, reason = self._read(data, start, stop)
             position = None if end == UNCLOSED else end
             if end == UNCLOSED:
                 if start != starts[-1]:
@@ -255,7 +255,9 @@ class Protocol(ABC):
                 rank += data.count(COORDINATE, counted, start)
                 counted = start
                 box = slice(rank, rank + 4)
-                objects.append(ParsedObject(desc, view.bins[box], view.coordinates[box], view.span(start, end)))
+                desc, desc_start, desc_end = read
+                span, desc_span = view.spans(start, end, desc_start, desc_end)
+                objects.append(ParsedObject(desc, view.bins[box], view.coordinates[box], span, desc_span))
         if position is not None:
             reasons, truncated = self._read_tail(data[position:], first=not starts, ended=view.ended)
             dropped.update(reasons)

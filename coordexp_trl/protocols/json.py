@@ -67,7 +67,8 @@ class JsonProtocol(Protocol):
             desc = _read_string(complete[1])
             if desc is None or not desc.strip():
                 return complete.end(), None, "bad_desc" if desc is None else "empty_desc"
-            return complete.end(), desc, None
+            desc_start, desc_end = complete.span(1)  # with the quotes
+            return complete.end(), (desc, desc_start + 1, desc_end - 1), None
         reason, position = _diagnose(data, start, stop)
         # A malformed object reaches to the next brace after the place where it went wrong.
         brace = data.find(b"}", position, stop)

@@ -56,12 +56,15 @@ class ParsedObject:
         span (`tuple[int, int]`):
             Range `[start, end)` of the tokens that hold the object. A token on the border of two objects belongs to
             both.
+        desc_span (`tuple[int, int]`):
+            Range `[start, end)` of the tokens that hold the description, those on its borders included.
     """
 
     desc: str
     bins: Quad
     slots: Quad
     span: tuple[int, int]
+    desc_span: tuple[int, int]
 
     @property
     def valid_geometry(self) -> bool:

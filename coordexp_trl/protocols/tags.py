@@ -67,7 +67,7 @@ class TagsProtocol(Protocol):
             return end, None, "nested" if _TAG.search(content) else "text_in_box"
         if box_end + len(_BOX_END) != close:
             return end, None, "extra_text"
-        return end, desc, None
+        return end, (desc, desc_start, desc_end), None
 
     def _is_gap(self, text: bytes, first: bool) -> bool:
         return not text

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 TokenIds = Sequence[int] | np.ndarray | torch.Tensor
+Range = tuple[int, int]
 
 COORDINATE, FOREIGN, END = b"\xff", b"\xfe", b"\xfd"
 _INVALID = 0xFC
@@ -61,9 +62,15 @@ class ByteView:
     bins: tuple[int, ...]
     ended: bool
 
-    def span(self, start: int, end: int) -> tuple[int, int]:
-        """Returns the token range `[start, end)` of the bytes `[start, end)`, tokens at the borders included."""
-        return bisect_right(self.ends, start), bisect_left(self.ends, end) + 1
+    def spans(self, start: int, end: int, inner_start: int, inner_end: int) -> tuple[Range, Range]:
+        """
+        Returns the token ranges of the bytes `[start, end)` and of the bytes `[inner_start, inner_end)` inside them,
+        tokens at the borders included.
+        """
+        ends = self.ends
+        first, last = bisect_right(ends, start), bisect_left(ends, end) + 1
+        inner = bisect_right(ends, inner_start, first, last), bisect_left(ends, inner_end, first, last) + 1
+        return (first, last), inner
 
 
 class TokenBytes:

@@ -13,6 +13,33 @@ from coordexp_trl.losses.terms import UNITS, Supervision, count_units
 from coordexp_trl.sequences import TrainingSequence
 
 
+def collate_tokens(
+    prompts: Sequence[Prompt], sequences: Sequence[TrainingSequence], pad_token_id: int, image_token_id: int
+) -> dict[str, torch.Tensor]:
+    """
+    Args:
+        prompts (`Sequence[Prompt]`):
+            Prompt of each sequence.
+        sequences (`Sequence[TrainingSequence]`):
+            Sequences.
+        pad_token_id (`int`):
+            Padding token.
+        image_token_id (`int`):
+            Image placeholder; a completion never holds one, so all of them are the prompts'.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Right-padded model inputs without `pixel_values`.
+    """
+    ids = [torch.tensor(prompt.ids + sequence.ids) for prompt, sequence in zip(prompts, sequences, strict=True)]
+    input_ids = pad(ids, padding_value=pad_token_id)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": pad([torch.ones_like(row) for row in ids], padding_value=0),
+        "mm_token_type_ids": (input_ids == image_token_id).int(),
+        "image_grid_thw": torch.cat([prompt.image_grid_thw for prompt in prompts]),
+    }
+
+
 @dataclass
 class MicroBatch:
     """
@@ -43,26 +70,17 @@ class MicroBatch:
             pad_token_id (`int`):
                 Padding token.
             image_token_id (`int`):
-                Image placeholder; a rollout never holds one, so all of them are the prompts'.
+                Image placeholder.
 
         Returns:
             `tuple[dict[str, torch.Tensor], Supervision]`: Right-padded model inputs, whose `pixel_values` refer to
             served [`ImageFeatures`], and the targets.
         """
         prompts = [self.prompts[k] for k in self.image_of_sequence]
-        ids = [
-            torch.tensor(prompt.ids + sequence.ids) for prompt, sequence in zip(prompts, self.sequences, strict=True)
-        ]
-        input_ids = pad(ids, padding_value=pad_token_id)
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": pad([torch.ones_like(row) for row in ids], padding_value=0),
-            "mm_token_type_ids": (input_ids == image_token_id).int(),
-            "image_grid_thw": torch.cat([prompt.image_grid_thw for prompt in prompts]),
-            "pixel_values": feature_placeholders(prompts, self.image_of_sequence),
-        }
+        inputs = collate_tokens(prompts, self.sequences, pad_token_id, image_token_id)
+        inputs["pixel_values"] = feature_placeholders(prompts, self.image_of_sequence)
         lengths = [len(prompt.ids) for prompt in prompts]
-        return inputs, Supervision.collate(self.sequences, lengths, input_ids.size(1))
+        return inputs, Supervision.collate(self.sequences, lengths, inputs["input_ids"].size(1))
 
 
 def split_generation(

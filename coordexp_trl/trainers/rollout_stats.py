@@ -81,6 +81,7 @@ class RolloutStats:
         return {
             "objects_predicted": (counts.tp + counts.fp) / total,
             "objects_ground_truth": (counts.tp + counts.fn) / total,
+            "objects_missed": counts.fn / total,
             "precision": counts.precision,
             "recall": counts.recall,
             "f1": counts.f1,

@@ -1,7 +1,6 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """What is loaded, wrapped and checked before a trainer starts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,7 @@ from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, TrainingArguments
 from trl.trainer.utils import create_model_from_path, get_config_model_id
 
-from coordexp_trl.coordinates import CoordinateGrid, CoordVocabulary
-from coordexp_trl.generation import PromptBuilder
-from coordexp_trl.protocols import Protocol
-from coordexp_trl.records import DetectionRecord
-from coordexp_trl.sequences import ground_truth
+from coordexp_trl.coordinates import CoordVocabulary
 
 logger = get_logger(__name__)
 
@@ -128,68 +123,10 @@ def read_vocabulary(model: PreTrainedModel | PeftModel, processor: ProcessorMixi
     return vocabulary
 
 
-def check_records(
-    name: str,
-    records: Sequence[DetectionRecord],
-    prompts: PromptBuilder,
-    protocol: Protocol,
-    grid: CoordinateGrid,
-    max_length: int,
-    max_completion_length: int,
-) -> None:
-    """
-    Refuses what could not be trained on, before anything is generated.
-
-    Args:
-        name (`str`):
-            Name of the dataset argument, for messages.
-        records (`Sequence[DetectionRecord]`):
-            Records.
-        prompts ([`PromptBuilder`]):
-            Gives the prompt lengths.
-        protocol ([`Protocol`]):
-            Gives the ground-truth lengths.
-        grid ([`CoordinateGrid`]):
-            Coordinate grid.
-        max_length (`int`):
-            Most tokens of prompt and completion.
-        max_completion_length (`int`):
-            Most tokens of a rollout.
-
-    Raises:
-        `ValueError`: If the dataset is empty, a record has not exactly one image or a description that the protocol
-            cannot write, or prompt and completion cannot fit.
-    """
-    if not len(records):
-        raise ValueError(f"{name} is empty: at least one record is needed.")
-    for record in records:
-        if len(record.images) != 1:
-            raise ValueError(f"{record.place}: images has {len(record.images)} entries; exactly one is supported.")
-    prompt_lengths = prompts.lengths([(record.width, record.height) for record in records])
-    longest = max(range(len(records)), key=prompt_lengths.__getitem__)
-    if prompt_lengths[longest] + max_completion_length > max_length:
+def refuse_data_parallel(args: TrainingArguments) -> None:
+    """Raises a `ValueError` where the Trainer would wrap the model in `nn.DataParallel`, which has no rollouts."""
+    if args.n_gpu > 1:
         raise ValueError(
-            f"max_length={max_length} is too short: the prompt of {records[longest].place} takes "
-            f"{prompt_lengths[longest]} tokens and max_completion_length={max_completion_length}. Reduce max_pixels "
-            "or max_completion_length, or raise max_length."
-        )
-    too_long, uncompletable = [], 0
-    for record, prompt_length in zip(records, prompt_lengths, strict=True):
-        try:
-            length = len(protocol.encode(ground_truth(record, grid))) + 1
-        except ValueError as error:
-            raise ValueError(f"{record.place}: {error}") from error
-        uncompletable += length > max_completion_length
-        if prompt_length + length > max_length:
-            too_long.append(f"{record.place} ({prompt_length} + {length})")
-    if too_long:
-        raise ValueError(
-            f"{len(too_long)} of {len(records)} records of {name} exceed max_length={max_length} tokens with "
-            f"prompt and ground truth: {', '.join(too_long[:5])}{', …' if len(too_long) > 5 else ''}. "
-            "Raise max_length, reduce max_pixels, or leave these records out."
-        )
-    if uncompletable:
-        logger.warning(
-            f"{uncompletable} of {len(records)} records of {name} have a ground truth longer than "
-            f"max_completion_length={max_completion_length}: their rollouts will always be cut."
+            f"{args.n_gpu} GPUs are visible to one process, which `nn.DataParallel` cannot train with rollouts. "
+            "Launch with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
         )

@@ -10,11 +10,9 @@ at the slots. Written in the shape of TRL's online trainers: `_prepare_inputs` b
 """
 
 import json
-import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +21,33 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object, set_seed
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
-from trl.distributed import DistributedBackend
-from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
+from trl.models.utils import _ForwardRedirection
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import disable_dropout_in_model, get_config_model_id, identity
 
-from coordexp_trl.coordinates import CoordinateGrid
-from coordexp_trl.evaluation.f1 import count_detections
-from coordexp_trl.generation import (
-    ImageFeatures,
-    Prompt,
-    PromptBuilder,
-    Rollout,
-    SamplingConfig,
-    TransformersEngine,
-    check_prompt_ids,
-)
-from coordexp_trl.losses.terms import DIAGNOSTICS, UNIT_OF_TERM, LossConfig, loss_terms
+from coordexp_trl.generation import ImageFeatures, Prompt, Rollout
+from coordexp_trl.losses.terms import LossConfig, loss_terms
 from coordexp_trl.matching import Match, match_batch
 from coordexp_trl.models import backbone, freeze_modules, vision_is_frozen, without_adapters
-from coordexp_trl.protocols import ParsedCompletion, get_protocol
+from coordexp_trl.protocols import ParsedCompletion
 from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import GroundTruthObject, SequenceBuilder, ground_truth
 from coordexp_trl.trainers.completions import CompletionTable
 from coordexp_trl.trainers.data import GenerationBatchSampler, RecordDataset, Sample, without_repeats
 from coordexp_trl.trainers.micro_batch import MicroBatch, split_generation
+from coordexp_trl.trainers.record_checks import check_rollout_lengths, warn_of_cut_rollouts
+from coordexp_trl.trainers.rollout_evaluation import EvalRecords, RolloutEvaluationMixin, as_datasets
 from coordexp_trl.trainers.rollout_stats import RolloutStats, matched_counts
-from coordexp_trl.trainers.setup import (
-    check_records,
-    end_token_ids,
-    load_model_and_processor,
-    read_vocabulary,
-    wrap_with_adapters,
-)
+from coordexp_trl.trainers.setup import load_model_and_processor, refuse_data_parallel, wrap_with_adapters
 from coordexp_trl.trainers.stage2_config import CoordExpStage2Config
+from coordexp_trl.trainers.step_loss import StepLossMixin
 
 logger = get_logger(__name__)
 
 BUFFER_FILE = "rollouts_{rank}.json"
 
 
-class CoordExpStage2Trainer(_BaseTrainer):
+class CoordExpStage2Trainer(StepLossMixin, RolloutEvaluationMixin, _BaseTrainer):
     """
     Trainer of Stage-2: rollout → parse → one-to-one matching → teacher-forced forward → matched-set losses.
 
@@ -101,7 +85,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
             Adapters to train instead of the whole model.
     """
 
-    # compute_loss divides by the units of the whole optimizer step: the Trainer must not divide again
+    # The loss is divided by the units of the whole optimizer step: the Trainer must not divide again
     loss_is_scaled_for_ga = True
 
     _tag_names = ["coordexp-trl", "stage2"]
@@ -112,7 +96,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
         model: str | PreTrainedModel | PeftModel,
         args: CoordExpStage2Config | None = None,
         train_dataset: Sequence[DetectionRecord] | None = None,
-        eval_dataset: Sequence[DetectionRecord] | dict[str, Sequence[DetectionRecord]] | None = None,
+        eval_dataset: EvalRecords = None,
         processing_class: ProcessorMixin | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
@@ -123,20 +107,14 @@ class CoordExpStage2Trainer(_BaseTrainer):
             args = CoordExpStage2Config(f"{name.split('/')[-1]}-CoordExpStage2")
         set_seed(args.seed)  # adapters are initialised randomly
         model, processing_class = load_model_and_processor(model, processing_class, args)
-        self.vocabulary = read_vocabulary(model, processing_class)
-        self.grid = CoordinateGrid(self.vocabulary.num_bins)
-        self.protocol = get_protocol(args.protocol, processing_class.tokenizer, self.vocabulary)
-        self.prompt_builder = PromptBuilder(
-            processing_class,
-            args.prompt,
-            args.system_prompt,
-            args.min_pixels,
-            args.max_pixels,
-            args.chat_template_kwargs,
-        )
-        self._check_datasets(model, args, train_dataset, eval_dataset)
-        self.image_token_id = model.config.image_token_id
-        self.end_token_ids = end_token_ids(model, processing_class)
+        self._read_checkpoint(model, processing_class, args)
+        self.records, lengths = self._check_records(model, args, train_dataset, eval_dataset)
+        if self.records is not None:
+            max_length = args.max_length or model.config.get_text_config().max_position_embeddings
+            check_rollout_lengths(
+                "train_dataset", self.records, self.prompt_builder, max_length, args.max_completion_length
+            )
+            warn_of_cut_rollouts(lengths, args.max_completion_length)
         model = wrap_with_adapters(model, peft_config, args)
         freeze_modules(model, args.freeze)
         if args.disable_dropout:
@@ -146,33 +124,15 @@ class CoordExpStage2Trainer(_BaseTrainer):
             model=model,
             args=args,
             data_collator=identity,
-            train_dataset=None if train_dataset is None else RecordDataset(train_dataset),
-            eval_dataset=(
-                {name: RecordDataset(records) for name, records in eval_dataset.items()}
-                if isinstance(eval_dataset, dict)
-                else None
-                if eval_dataset is None
-                else RecordDataset(eval_dataset)
-            ),
+            train_dataset=None if self.records is None else RecordDataset(self.records),
+            eval_dataset=as_datasets(eval_dataset),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs are visible to one process, which `nn.DataParallel` cannot train with rollouts. "
-                "Launch with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES."
-            )
+        refuse_data_parallel(args)
         without_adapters(self.model).add_model_tags(self._tag_names)
         self.share_features = vision_is_frozen(self.model)
-        self.engine = TransformersEngine(
-            self._model_for_generation,
-            eos_token_ids=self.end_token_ids,
-            pad_token_id=processing_class.tokenizer.pad_token_id,
-            image_token_id=self.image_token_id,
-            suppress_tokens=[self.image_token_id, model.config.video_token_id],
-            coord_ids=self.vocabulary.ids,
-        )
         self.sequence_builder = SequenceBuilder(
             self.protocol,
             eos_token_id=self.end_token_ids[0],
@@ -182,34 +142,12 @@ class CoordExpStage2Trainer(_BaseTrainer):
             own_token_weight=args.own_token_weight,
             extra_policy=args.extra_policy,
         )
-        self._dist = DistributedBackend(self.accelerator)
+        self._set_up_rollouts()
         self._forward_redirection = _ForwardRedirection()
         self._completions = CompletionTable(args) if args.log_completions else None
-        self._prompts_checked = False
-        self._eval_stats: list[tuple[int, RolloutStats]] = []
         self._reset_steps()
         # Processes must sample different completions
         set_seed(args.seed, device_specific=True)
-
-    def _check_datasets(self, model, args, train_dataset, eval_dataset) -> None:
-        named = {"train_dataset": train_dataset}
-        named |= (
-            {f"eval_dataset[{name!r}]": records for name, records in eval_dataset.items()}
-            if isinstance(eval_dataset, dict)
-            else {"eval_dataset": eval_dataset}
-        )
-        max_length = args.max_length or model.config.get_text_config().max_position_embeddings
-        for name, records in named.items():
-            if records is not None:
-                check_records(
-                    name,
-                    records,
-                    self.prompt_builder,
-                    self.protocol,
-                    self.grid,
-                    max_length,
-                    args.max_completion_length,
-                )
 
     def _send_telemetry(self) -> None:
         """TRL reports its own trainers' use; this project reports nothing."""
@@ -228,7 +166,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
         samples, places = without_repeats(served) if self.args.temperature == 0 else (served, range(len(served)))
         prompts, features = self._process_images(samples)
         resumed = self._resumed_rollouts(samples)
-        rollouts = resumed or self._roll_out(prompts, features, samples)
+        rollouts = resumed or self._roll_out(prompts, features, samples, self.args.sampling_config)
         copies = len(rollouts) // len(samples)
         objects = [ground_truth(sample.record, self.grid) for sample in samples for _ in range(copies)]
         parsed = self._parse(rollouts)
@@ -262,29 +200,6 @@ class CoordExpStage2Trainer(_BaseTrainer):
                 call = (self.model_wrapped, model, ImageFeatures.encode, backbone(model), prompts)
                 return prompts, self._forward_redirection(*call)
             return prompts, ImageFeatures.encode(backbone(model), prompts)
-
-    def _roll_out(
-        self,
-        prompts: list[Prompt],
-        features: ImageFeatures | None,
-        samples: list[Sample],
-        sampling: SamplingConfig | None = None,
-    ) -> list[Rollout]:
-        sampling = sampling or self.args.sampling_config
-        with self._timed("generate"):
-            rollouts = self.engine.generate(prompts, sampling, features)
-        if not self._prompts_checked:
-            for prompt, sample, rollout in zip(prompts, samples, rollouts[:: sampling.num_generations], strict=True):
-                tokenizer = self.processing_class.tokenizer
-                check_prompt_ids(prompt.ids, rollout.prompt_ids, tokenizer, sample.record.place)
-            self._prompts_checked = True
-        return rollouts
-
-    def _parse(self, rollouts: list[Rollout]) -> list[ParsedCompletion]:
-        with self._timed("parse"):
-            # A completion that ended by itself is closed by the end token that its ids leave out
-            closing = {"stop": [self.end_token_ids[0]], "length": []}
-            return [self.protocol.parse(item.completion_ids + closing[item.finish_reason]) for item in rollouts]
 
     def _match(self, parsed: list[ParsedCompletion], objects: list[list[GroundTruthObject]]) -> list[Match]:
         with self._timed("match"):
@@ -320,17 +235,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
             `torch.Tensor`: This micro-batch's share of the optimizer step's loss, times the number of processes, over
             which gradients are averaged.
         """
-        config = self.args.loss_config(self.state.global_step / max(self.state.max_steps, 1))
-        unwrapped = self.accelerator.unwrap_model(model)
-        # Inside the wrapper's forward, so that DDP prepares its backward and FSDP / ZeRO-3 gather the parameters
-        sums, diagnostics = self._forward_redirection(
-            model, unwrapped, self._forward, without_adapters(unwrapped), inputs, config
-        )
-        for name, value in (sums | diagnostics).items():
-            self._step_sums[name] += value.detach().double()
-        self._step_units = inputs.units
-        terms = [config.weights[name] * sums[name] / inputs.units[UNIT_OF_TERM[name]] for name in config.active]
-        return sum(terms) * self.accelerator.num_processes
+        return self._step_loss(model, inputs, inputs.units)
 
     def _forward(self, model: PreTrainedModel, batch: MicroBatch, config: LossConfig):
         inputs, supervision = batch.collate(self.processing_class.tokenizer.pad_token_id, self.image_token_id)
@@ -350,89 +255,9 @@ class CoordExpStage2Trainer(_BaseTrainer):
         self, model: torch.nn.Module, inputs: list[Sample], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         """One forward and backward; see [`~transformers.Trainer.training_step`]."""
-        started = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._forward_seconds += time.perf_counter() - started
         self._step += 1
-        if self._step % self.args.gradient_accumulation_steps == 0:
-            self._finish_step()
         return loss
-
-    def _finish_step(self) -> None:
-        """Sums the step's terms over all processes, logs them, and refuses a non-finite loss before it is applied."""
-        names = [*UNIT_OF_TERM, *DIAGNOSTICS]
-        zero = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        sums = torch.stack([self._step_sums.get(name, zero).to(zero.device) for name in names])
-        sums = self.accelerator.reduce(sums, reduction="sum").tolist()
-        means = {
-            name: value / self._step_units[UNIT_OF_TERM.get(name, "slots")]
-            for name, value in zip(names, sums, strict=True)
-            if name in self._step_sums
-        }
-        self._step_sums.clear()
-        broken = {name: value for name, value in means.items() if not math.isfinite(value)}
-        if broken:  # the sums are the same on every process, so all of them stop here
-            raise FloatingPointError(
-                f"The loss is not finite at step {self.state.global_step + 1} ({broken}); no weight was changed by "
-                "this step. Resume from the last checkpoint with a lower learning_rate, a lower max_grad_norm, or in "
-                "bf16 instead of fp16."
-            )
-        metrics = self._metrics["train"]
-        for name, value in means.items():
-            metrics[name if name in DIAGNOSTICS else f"loss/{name}"].append(value)
-        metrics["time/forward_backward"].append(self._forward_seconds)
-        self._forward_seconds = 0.0
-
-    # Evaluation: greedy rollouts, exact counts
-
-    def prediction_step(self, model, inputs: list[Sample], prediction_loss_only, ignore_keys=None):
-        """Generates for one evaluation batch and keeps its counts; there is no evaluation loss."""
-        for sample, (rollout, parsed) in zip(inputs, self._detect(inputs), strict=True):
-            objects = ground_truth(sample.record, self.grid)
-            counts = count_detections(
-                self.grid.bins_to_unit([item.bins for item in parsed.objects]),
-                [item.desc for item in parsed.objects],
-                [item.box for item in objects],
-                [item.desc for item in objects],
-                self.args.eval_iou_threshold,
-            )
-            self._eval_stats.append((sample.index, RolloutStats.of(rollout, parsed, counts)))
-        return None, None, None
-
-    def _detect(self, samples: list[Sample]) -> list[tuple[Rollout, ParsedCompletion]]:
-        prompts = self.prompt_builder([sample.load() for sample in samples])
-        greedy = SamplingConfig(
-            max_completion_length=self.args.max_completion_length,
-            repetition_penalty=self.args.repetition_penalty,
-        )
-        rollouts = self._roll_out(prompts, None, samples, greedy)
-        return list(zip(rollouts, self._parse(rollouts), strict=True))
-
-    def detect(self, records: Sequence[DetectionRecord]) -> list[ParsedCompletion]:
-        """
-        Greedy predictions of the current model. Every process must call it.
-
-        Args:
-            records (`Sequence[DetectionRecord]`):
-                Records whose images are looked at.
-
-        Returns:
-            `list[ParsedCompletion]`: What the model wrote for each.
-        """
-        samples = [Sample(index, record) for index, record in enumerate(records)]
-        size = self.args.per_device_eval_batch_size
-        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
-        return [parsed for batch in batches for _, parsed in self._detect(batch)]
-
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
-        """See [`~transformers.Trainer.evaluation_loop`]; adds `f1`, `precision`, `recall`, `mean_iou` and more."""
-        self._eval_stats = []
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        # The last batch is filled up with repeated images: each counts once
-        stats = dict(gather_object(self._eval_stats)).values()
-        for name, value in sum(stats, RolloutStats()).metrics().items():
-            output.metrics[f"{metric_key_prefix}_{name}"] = value
-        return output
 
     # Logging
 
@@ -462,15 +287,7 @@ class CoordExpStage2Trainer(_BaseTrainer):
         if self._completions is not None and mode == "train" and self.accelerator.is_main_process:
             self._completions.show(self.state.global_step)
 
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._metrics["train" if self.model.training else "eval"][f"time/{phase}"].append(
-            time.perf_counter() - started
-        )
-
-    # Data, model access and checkpoints
+    # Data and checkpoints
 
     def get_train_dataloader(self):
         """A loader of generation batches: `steps_per_generation` micro-batches at a time."""
@@ -483,12 +300,6 @@ class CoordExpStage2Trainer(_BaseTrainer):
             sampler_fn=self._get_train_sampler,
             is_training=True,
         )
-
-    def get_eval_dataloader(self, eval_dataset: str | RecordDataset | Sequence[DetectionRecord] | None = None):
-        """See [`~transformers.Trainer.get_eval_dataloader`]; records are welcome too."""
-        if eval_dataset is not None and not isinstance(eval_dataset, (str, RecordDataset)):
-            eval_dataset = RecordDataset(eval_dataset)
-        return super().get_eval_dataloader(eval_dataset)
 
     def _get_train_sampler(self, dataset: RecordDataset | None = None) -> GenerationBatchSampler:
         self._train_sampler = GenerationBatchSampler(
@@ -505,34 +316,13 @@ class CoordExpStage2Trainer(_BaseTrainer):
         self._train_sampler.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
-    @contextmanager
-    def _model_for_generation(self) -> Iterator[PreTrainedModel]:
-        was_training = self.model.training
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-            self.accelerator.autocast(),
-        ):
-            model.eval()
-            try:
-                yield model
-            finally:
-                model.train(was_training)
-
     def _reset_steps(self) -> None:
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._step = 0
         self._buffer: list[MicroBatch] | None = None
         self._buffered_rollouts: dict[str, Any] = {}
         self._resumed: dict[str, Any] | None = None
-        self._step_sums: dict[str, torch.Tensor] = defaultdict(float)
-        self._step_units: dict[str, float] = {}
-        self._forward_seconds = 0.0
+        self._reset_step_loss()
 
     def _inner_training_loop(self, *args, **kwargs):
         self._reset_steps()

@@ -36,7 +36,7 @@ COMMANDS = list(all_commands(cli.build_parser()))
 
 
 def test_the_public_commands_exist():
-    assert {("tiny-model",), ("data", "shapes"), ("data", "convert", "voc")} <= set(COMMANDS)
+    assert {("tiny-model",), ("expand-vocab",), ("data", "shapes"), ("data", "convert", "voc")} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -70,7 +70,7 @@ MISTAKES = [
     (["dta"], "unknown command 'dta'; did you mean 'data'?"),
     (["data", "shaps"], "coordexp data: error: unknown command 'shaps'; did you mean 'shapes'?"),
     (["data", "convert", "vox"], "did you mean 'voc'?"),
-    (["qqq"], "unknown command 'qqq'. Commands: tiny-model, data"),
+    (["qqq"], "unknown command 'qqq'. Commands: tiny-model, expand-vocab, data"),
     (["--versio"], "unknown option '--versio'; did you mean '--version'?"),
     (["data", "shapes", "--num-imges", "3"], "unknown option '--num-imges'; did you mean '--num-images'?"),
     (["data", "shapes", "--num_imges=3"], "did you mean '--num-images'?"),

@@ -212,22 +212,26 @@ def test_diagnostics_are_those_of_weighted_slots(batch):
     hidden, head, supervision = batch
     sums, diagnostics = loss_terms(hidden, head, COORD_IDS, supervision, LossConfig(ALL))
     probs = head(hidden).flatten(0, 1).softmax(-1)[:, COORD_IDS]
-    mass, error = 0.0, 0.0
+    mass, error, entropy = 0.0, 0.0, 0.0
     for row, target, weight in zip(
         supervision.slot_rows, supervision.slot_bins, supervision.slot_weights, strict=True
     ):
         if weight > 0:
+            p = probs[row] / probs[row].sum()
             mass += probs[row].sum()
-            error += ((probs[row] / probs[row].sum() * torch.arange(BINS)).sum() - target).abs()
-    assert not diagnostics["coord_mass"].requires_grad and not diagnostics["coord_bin_error"].requires_grad
-    torch.testing.assert_close(diagnostics["coord_mass"], mass.detach(), check_dtype=False)
-    torch.testing.assert_close(diagnostics["coord_bin_error"], error.detach(), rtol=1e-5, atol=1e-5, check_dtype=False)
+            error += ((p * torch.arange(BINS)).sum() - target).abs()
+            entropy -= (p * p.log()).sum()
+    expected = {"coord_bin_error": error, "coord_entropy": entropy, "coord_mass": mass}
+    assert tuple(diagnostics) == tuple(expected) == DIAGNOSTICS
+    for name, value in expected.items():
+        assert not diagnostics[name].requires_grad
+        torch.testing.assert_close(diagnostics[name], value.detach(), rtol=1e-5, atol=1e-5, check_dtype=False)
 
 
 def test_coordinate_mass_is_reported_only_where_it_is_computed(batch):
     # Without the gate the full vocabulary is skipped at slots; a constant 1.0 would hide that mass leaks out.
     _, diagnostics = loss_terms(*batch[:2], COORD_IDS, batch[2], LossConfig(ALL | {"coord_gate": 0.0}))
-    assert list(diagnostics) == ["coord_bin_error"]
+    assert list(diagnostics) == ["coord_bin_error", "coord_entropy"]
 
 
 def test_collate_finds_the_rows_that_predict():

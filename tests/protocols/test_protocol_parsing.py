@@ -38,6 +38,11 @@ COMPLETE = {
     "tags": rf"<obj><desc>((?:(?!</?(?:obj|desc|box)>).)*)</desc><box>{QUAD * 4}</box></obj>",
     "json": rf'{{ "desc" : ("(?:[^"\\]|\\.)*") , "bbox_2d" : \[ {" , ".join([QUAD] * 4)} \] }}'.replace(" ", SPACE),
 }
+# The description that stands before a box.
+DESC_OF_BOX = {
+    "tags": rb"<desc>((?:(?!<desc>).)*)</desc><box>$",
+    "json": rb'"desc" : "((?:[^"\\]|\\.)*)" , "bbox_2d" : \[ $'.replace(b" ", SPACE.encode()),
+}
 
 
 def completion(name: str) -> st.SearchStrategy[str]:
@@ -70,12 +75,17 @@ def check_invariants(protocol, ids: list[int], parsed) -> None:
     ends = [position for position, token_id in enumerate(ids) if token_id in protocol.end_ids]
     assert parsed.ended == bool(ends) and parsed.length == min([*ends, len(ids)])
     assert not (parsed.truncated and parsed.ended)
+    pieces = [protocol._bytes.join([token_id]) for token_id in ids[: parsed.length]]
+    text, owners = b"".join(pieces), [position for position, piece in enumerate(pieces) for _ in piece]
     last_slot = last_start = -1
     for item in parsed.objects:
         assert item.desc.strip()
         assert item.bins == tuple(protocol.vocabulary.to_bin(ids[slot]) for slot in item.slots)
         assert last_slot < item.slots[0] and list(item.slots) == sorted(set(item.slots))
         assert last_start < item.span[0] < item.slots[0] and item.slots[3] < item.span[1] <= parsed.length
+        desc = re.search(DESC_OF_BOX[protocol.name], text[: owners.index(item.slots[0])], re.DOTALL)
+        assert item.desc_span == (owners[desc.start(1)], owners[desc.end(1) - 1] + 1)
+        assert item.span[0] <= item.desc_span[0] and item.desc_span[1] <= item.slots[0]
         last_slot, last_start = item.slots[3], item.span[0]
     assert parsed.complete_end == max([item.span[1] for item in parsed.objects], default=0)
 
@@ -160,6 +170,29 @@ def test_tokens_that_span_several_structures(name):
         ("cat", item.bins, quad) for item, quad in zip(objects, slots, strict=True)
     ]
     assert (parsed.dropped, parsed.complete_end) == ({}, len(ids))
+    # The description is one token, which it shares with the structure.
+    assert [ids[slice(*item.desc_span)] for item in parsed.objects] == [
+        [tokenizer.convert_tokens_to_ids(SPANNING[name][1])]
+    ] * len(objects)
+
+
+# Descriptions, and what the tokens that hold them decode to in each protocol.
+DESC_TOKENS = [
+    ("cat", "cat", "cat"),
+    ("black cat", "black cat", "black cat"),
+    ("red", ">red", "red"),  # a token across the border before it
+    ("cat>", "cat></", "cat>"),  # and after it
+    ('a"', 'a"', 'a\\"'),  # escaped in JSON
+    ("黑猫", "黑猫", "黑猫"),  # characters spread over several tokens
+]
+
+
+@pytest.mark.parametrize(("desc", "in_tags", "in_json"), DESC_TOKENS)
+def test_tokens_of_a_description(protocols, tokenizer, desc, in_tags, in_json):
+    for name, expected in (("tags", in_tags), ("json", in_json)):
+        ids = protocols[name].encode([DetectionObject(desc=desc, bins=(1, 2, 3, 4))] * 2)
+        for item in protocols[name].parse(ids).objects:
+            assert tokenizer.decode(ids[slice(*item.desc_span)]) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

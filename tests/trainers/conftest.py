@@ -1,5 +1,5 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""Fixtures of the Stage-2 tests: a very small model, and eight pictures with different numbers of objects."""
+"""Fixtures of the trainers' tests: a very small model, and eight pictures with different numbers of objects."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ SMALL = {"hidden_size": 64, "num_layers": 2, "vision_depth": 2}
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """Random weights, tied head. Shared: load it, never write into it."""
-    return create_tiny_checkpoint(tmp_path_factory.mktemp("stage2") / "checkpoint", seed=0, **SMALL)
+    return create_tiny_checkpoint(tmp_path_factory.mktemp("trainers") / "checkpoint", seed=0, **SMALL)
 
 
 @pytest.fixture(scope="session")
 def records(tmp_path_factory) -> list[DetectionRecord]:
     """Eight pictures of 64 x 64 pixels with 2, 2, 1, 1, 2, 3, 1 and 3 objects."""
     file = create_shapes(
-        tmp_path_factory.mktemp("stage2") / "shapes", 8, seed=1, image_size=64, min_objects=1, max_objects=3
+        tmp_path_factory.mktemp("trainers") / "shapes", 8, seed=1, image_size=64, min_objects=1, max_objects=3
     )
     records = read_records(file)
     assert [len(record.objects) for record in records] == [2, 2, 1, 1, 2, 3, 1, 3]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from scripts.stage2_scenarios import SCENARIOS
-from stage2_toys import relative_difference
+from toys import relative_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parent / "scripts" / "stage2_scenarios.py"
@@ -96,7 +96,7 @@ def test_what_cannot_be_parsed_was_met_by_one_process_only(results):
 def test_a_broken_loss_on_one_process_stops_both_before_the_optimizer_step(checkpoint, records, results, tmp_path):
     first, second = results("broken_loss")
     alone = SCENARIOS["broken_loss"](checkpoint, records, tmp_path, 1)
-    assert "not finite at step 2 ({'coord_ce': nan})" in first["message"]
+    assert "not finite at step 2 ({'loss/coord_ce': nan})" in first["message"]
     assert first["message"] == second["message"] == alone["message"]
     for result in (first, second, alone):
         assert [entry["step"] for entry in result["logs"]] == [1]

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 from safetensors.torch import load_file
-from stage2_toys import PLAIN_SGD, ScriptedEngine, make_trainer
+from toys import PLAIN_SGD, ScriptedEngine, make_trainer
 
 from coordexp_trl.protocols import ParsedCompletion
 from coordexp_trl.records import DetectionObject
@@ -25,6 +25,17 @@ SCENES = [
     # Inverted corners are read as the box they span: 1 true positive, 1 invalid box, 1 miss
     ([("cat", OTHER), ("dog", BOX)], [("cat", (900, 900, 500, 500))]),
 ]
+
+# Average precision at IoU .50 to .95, read at 101 recalls, of each description. Red circles rank right (IoU 1), right up
+# to .65 (IoU 2/3), duplicate; cats wrong, right, right; no dog is written. Recall ends at 2/3, and at 1/3 from .70 on
+# for the circles.
+CIRCLES, CATS, DOGS = [67 / 101] * 4 + [34 / 101] * 6, [67 / 101 * 2 / 3] * 10, [0] * 10
+AVERAGES = {
+    "ap": sum(CIRCLES + CATS + DOGS) / 30,
+    "ap50": (CIRCLES[0] + CATS[0]) / 3,
+    "ap75": (CIRCLES[5] + CATS[5]) / 3,
+    "ar": ((4 * 2 / 3 + 6 * 1 / 3) / 10 + 2 / 3) / 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +87,9 @@ def test_figures_are_exact_whatever_the_batches(checkpoint, scenes, tmp_path, ba
     assert metrics["eval_objects_ground_truth"] == 8 / 5
     assert metrics["eval_duplicate_rate"] == 1 / 6
     assert metrics["eval_invalid_boxes"] == 1 / 5
+    assert metrics["eval_objects_missed"] == 4 / 5
+    assert metrics["eval_f1_75"] == 6 / 14  # without the box of IoU 2/3
+    assert {name: metrics[f"eval_{name}"] for name in AVERAGES} == pytest.approx(AVERAGES, abs=1e-12)
     assert metrics["eval_parse_rate"] == 1
     assert "eval_loss" not in metrics
     calls = [(number, sampling.temperature, sampling.num_generations) for number, sampling in trainer.engine.calls]

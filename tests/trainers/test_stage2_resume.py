@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig
-from stage2_toys import NoisyEngine, logged, make_trainer, parameters_of
+from toys import NoisyEngine, logged, make_trainer, parameters_of
 
 # 8 pictures: an epoch is 4 optimizer steps of 2 pictures each
 RUN = {

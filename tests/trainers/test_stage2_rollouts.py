@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 import torch
-from stage2_toys import PLAIN_SGD, ScriptedEngine, logged, make_trainer, one_step, parameters_of, spy, writer
+from toys import PLAIN_SGD, ScriptedEngine, logged, make_trainer, one_step, parameters_of, spy, writer
 from transformers import TrainerCallback
 
 from coordexp_trl.generation import Rollout
@@ -21,7 +21,7 @@ def test_a_weight_that_is_not_finite_stops_the_run_before_the_optimizer_step(che
     with torch.no_grad():
         trainer.model.model.language_model.norm.weight[0] = math.nan
     before = parameters_of(trainer.model)
-    with pytest.raises(FloatingPointError, match=r"not finite at step 1 .*'text': nan.*learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 1 .*'loss/text': nan.*learning_rate"):
         trainer.train()
     for name, parameter in parameters_of(trainer.model).items():
         torch.testing.assert_close(parameter, before[name], rtol=0, atol=0, equal_nan=True)
@@ -48,7 +48,7 @@ def test_a_broken_term_is_named_with_its_step(checkpoint, records, tmp_path, mon
         return sums, diagnostics
 
     monkeypatch.setattr(stage2_trainer, "loss_terms", broken)
-    with pytest.raises(FloatingPointError, match=r"step 2 \(\{'bbox_iou': (nan|inf)\}\)"):
+    with pytest.raises(FloatingPointError, match=r"step 2 \(\{'loss/bbox_iou': (nan|inf)\}\)"):
         trainer.train()
     assert trainer.state.global_step == 1
     assert all(torch.equal(kept[name], parameter) for name, parameter in parameters_of(trainer.model).items())

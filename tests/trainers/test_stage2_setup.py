@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from stage2_toys import load_model, make_trainer, stage2_config
+from toys import load_model, make_trainer, stage2_config
 from transformers import AutoProcessor, AutoTokenizer
 
 from coordexp_trl import CoordExpStage2Trainer

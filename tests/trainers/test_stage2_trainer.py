@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from peft import LoraConfig
-from stage2_toys import (
+from toys import (
     ALL_WEIGHTS,
     PLAIN_SGD,
     ScriptedEngine,

@@ -16,7 +16,7 @@ from peft import LoraConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from stage2_toys import PLAIN_SGD, NoisyEngine, ScriptedEngine, logged, make_trainer, only, parameters_of, writer
+from toys import PLAIN_SGD, NoisyEngine, ScriptedEngine, logged, make_trainer, only, parameters_of, writer
 
 from coordexp_trl.records import read_records
 from coordexp_trl.trainers import stage2_trainer

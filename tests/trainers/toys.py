@@ -1,13 +1,18 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""Small parts that the Stage-2 tests, and the scripts they launch, build their runs from."""
+"""Small parts that the tests of both stages, and the scripts they launch, build their runs from."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLForConditionalGeneration, Trainer
 
-from coordexp_trl import CoordExpStage2Config, CoordExpStage2Trainer
+from coordexp_trl import (
+    CoordExpStage1Config,
+    CoordExpStage1Trainer,
+    CoordExpStage2Config,
+    CoordExpStage2Trainer,
+)
 from coordexp_trl.generation import ImageFeatures, Prompt, Rollout, SamplingConfig
 from coordexp_trl.images import load_image
 from coordexp_trl.protocols import Protocol
@@ -27,21 +32,29 @@ ALL_WEIGHTS = (
 PLAIN_SGD = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 
 
+# A float32 run on the CPU that logs every step and writes nothing else
+QUIET = {
+    "bf16": False,
+    "use_cpu": True,
+    "report_to": [],
+    "gradient_checkpointing": False,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+}
+
+
+def stage1_config(folder: Path, **options) -> CoordExpStage1Config:
+    """A quiet run that takes the records in their order."""
+    defaults = {"max_completion_length": 64, "train_sampling_strategy": "sequential"}
+    return CoordExpStage1Config(output_dir=str(folder), **(QUIET | defaults | options))
+
+
 def stage2_config(folder: Path, **options) -> CoordExpStage2Config:
-    """A float32 run on the CPU that logs every step and writes nothing else."""
-    defaults = {
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": [],
-        "gradient_checkpointing": False,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "max_completion_length": 64,
-        "shuffle_dataset": False,
-    }
-    return CoordExpStage2Config(output_dir=str(folder), **(defaults | options))
+    """A quiet run that takes the records in their order."""
+    defaults = {"max_completion_length": 64, "shuffle_dataset": False}
+    return CoordExpStage2Config(output_dir=str(folder), **(QUIET | defaults | options))
 
 
 def only(term: str) -> dict[str, float]:
@@ -63,10 +76,11 @@ def imperfect(objects: Sequence[GroundTruthObject]) -> list[GroundTruthObject | 
 
 class ScriptedEngine:
     """
-    A rollout engine that answers each image with a prepared completion.
+    A rollout engine that answers each image with a prepared completion, less certain of each token and each image
+    than of the one before.
 
     Args:
-        trainer ([`CoordExpStage2Trainer`]):
+        trainer ([`CoordExpStage1Trainer`] or [`CoordExpStage2Trainer`]):
             Its engine is replaced; its prompt builder says how an image is recognised.
         records (`Sequence[DetectionRecord]`):
             Every record that the trainer will see.
@@ -78,7 +92,7 @@ class ScriptedEngine:
 
     def __init__(
         self,
-        trainer: CoordExpStage2Trainer,
+        trainer: Trainer,
         records: Sequence[DetectionRecord],
         write: Callable[[DetectionRecord], list],
         finish_reason: str = "stop",
@@ -88,6 +102,7 @@ class ScriptedEngine:
         self.features_given: list[bool] = []
         prompts = trainer.prompt_builder([load_image(record) for record in records])
         self.answers = {_key(prompt): write(record) for prompt, record in zip(prompts, records, strict=True)}
+        self.numbers = {key: number for number, key in enumerate(self.answers)}
         trainer.engine = self
 
     def generate(
@@ -99,7 +114,10 @@ class ScriptedEngine:
         for prompt in prompts:
             answer = self.answers[_key(prompt)]
             answers = answer if answer and isinstance(answer[0], list) else [answer] * sampling.num_generations
-            rollouts += [Rollout(prompt.ids, list(ids), self.finish_reason) for ids in answers]
+            for ids in answers:
+                doubts = [-0.01 * place - 0.001 * self.numbers[_key(prompt)] for place in range(len(ids))]
+                logprobs = doubts if sampling.logprobs else None
+                rollouts.append(Rollout(prompt.ids, list(ids), self.finish_reason, logprobs))
         return rollouts
 
 
@@ -122,7 +140,7 @@ class NoisyEngine(ScriptedEngine):
         return rollouts
 
 
-def writer(trainer: CoordExpStage2Trainer, change: Callable = imperfect) -> Callable[[DetectionRecord], list[int]]:
+def writer(trainer: Trainer, change: Callable = imperfect) -> Callable[[DetectionRecord], list[int]]:
     """Completions that encode `change(ground truth)`."""
     protocol: Protocol = trainer.protocol
     return lambda record: protocol.encode(change(ground_truth(record, trainer.grid)))
@@ -146,9 +164,23 @@ def make_trainer(
     return trainer
 
 
-def one_step(*args, **options):
+def make_stage1_trainer(
+    checkpoint: Path | torch.nn.Module,
+    records: Sequence[DetectionRecord],
+    folder: Path,
+    trainer_options: dict | None = None,
+    **options,
+) -> CoordExpStage1Trainer:
+    """A Stage-1 trainer on the tiny model."""
+    model = checkpoint if isinstance(checkpoint, torch.nn.Module) else str(checkpoint)
+    return CoordExpStage1Trainer(
+        model, stage1_config(folder, **options), train_dataset=records, **(trainer_options or {})
+    )
+
+
+def one_step(*args, make=make_trainer, **options):
     """Parameters before and after `max_steps` (1) steps of plain SGD, and the trainer."""
-    trainer = make_trainer(*args, **({"max_steps": 1} | PLAIN_SGD | options))
+    trainer = make(*args, **({"max_steps": 1} | PLAIN_SGD | options))
     before = parameters_of(trainer.model)
     trainer.train()
     return before, parameters_of(trainer.model), trainer
@@ -174,7 +206,7 @@ def parameters_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def logged(trainer: CoordExpStage2Trainer, first_step: int = 1) -> list[dict[str, float]]:
+def logged(trainer: Trainer, first_step: int = 1) -> list[dict[str, float]]:
     """The training logs from a step on, without what depends on the clock."""
     clock = ("time/", "train_")
     return [

@@ -1,0 +1,72 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""What evaluation keeps of one image, and the metrics of a set of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coordexp_trl.coordinates import CoordinateGrid
+from coordexp_trl.evaluation.average_precision import ImageDetections, average_precision
+from coordexp_trl.evaluation.f1 import DetectionCounts, count_detections
+from coordexp_trl.evaluation.scores import object_scores
+from coordexp_trl.generation import Rollout
+from coordexp_trl.protocols import ParsedCompletion
+from coordexp_trl.sequences import GroundTruthObject
+from coordexp_trl.trainers.rollout_stats import RolloutStats
+
+STRICT_IOU = 0.75
+
+
+@dataclass
+class EvaluatedImage:
+    """
+    Greedy predictions of one image beside its ground truth.
+
+    Attributes:
+        stats ([`RolloutStats`]):
+            Counts at the configured IoU threshold.
+        strict ([`DetectionCounts`]):
+            Counts at IoU 0.75.
+        detections ([`ImageDetections`]):
+            Boxes in [0, 1] with scores, for average precision.
+    """
+
+    stats: RolloutStats
+    strict: DetectionCounts
+    detections: ImageDetections
+
+    @classmethod
+    def of(
+        cls,
+        rollout: Rollout,
+        parsed: ParsedCompletion,
+        objects: Sequence[GroundTruthObject],
+        grid: CoordinateGrid,
+        iou_threshold: float,
+    ) -> "EvaluatedImage":
+        """Compares one completion, whose rollout has log-probabilities, with the image's ground truth."""
+        boxes = grid.bins_to_unit([item.bins for item in parsed.objects])
+        descs = [item.desc for item in parsed.objects]
+        gt_boxes, gt_descs = [item.box for item in objects], [item.desc for item in objects]
+        return cls(
+            RolloutStats.of(rollout, parsed, count_detections(boxes, descs, gt_boxes, gt_descs, iou_threshold)),
+            count_detections(boxes, descs, gt_boxes, gt_descs, STRICT_IOU),
+            ImageDetections(boxes, descs, object_scores(parsed, rollout.logprobs), gt_boxes, gt_descs),
+        )
+
+
+def evaluation_metrics(images: Sequence[EvaluatedImage]) -> dict[str, float]:
+    """
+    Args:
+        images (`Sequence[EvaluatedImage]`):
+            Evaluated images, each once.
+
+    Returns:
+        `dict[str, float]`: Those of [`RolloutStats.metrics`], `f1_75` (F1 at IoU 0.75) and those of
+        [`average_precision`].
+    """
+    strict = sum((image.strict for image in images), DetectionCounts())
+    return {
+        **sum((image.stats for image in images), RolloutStats()).metrics(),
+        "f1_75": strict.f1,
+        **average_precision([image.detections for image in images]),
+    }

@@ -1,0 +1,194 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""Rollouts of the model in training, and evaluation by greedy rollouts, for the trainers of both stages."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from accelerate.utils import gather_object
+from torch.utils.data import SequentialSampler
+from transformers import PreTrainedModel, ProcessorMixin
+from trl.distributed import DistributedBackend
+from trl.models.utils import unwrap_model_for_generation
+
+from coordexp_trl.coordinates import CoordinateGrid
+from coordexp_trl.generation import (
+    ImageFeatures,
+    Prompt,
+    PromptBuilder,
+    Rollout,
+    SamplingConfig,
+    TransformersEngine,
+    check_prompt_ids,
+)
+from coordexp_trl.protocols import ParsedCompletion, get_protocol
+from coordexp_trl.records import DetectionRecord
+from coordexp_trl.sequences import ground_truth
+from coordexp_trl.trainers.data import RecordDataset, Sample
+from coordexp_trl.trainers.detection_config import DetectionConfig
+from coordexp_trl.trainers.evaluated_image import EvaluatedImage, evaluation_metrics
+from coordexp_trl.trainers.record_checks import check_images, check_rollout_lengths, fit_records
+from coordexp_trl.trainers.setup import end_token_ids, read_vocabulary
+
+EvalRecords = Sequence[DetectionRecord] | dict[str, Sequence[DetectionRecord]] | None
+
+
+class RolloutEvaluationMixin:
+    """
+    For a [`~transformers.Trainer`] whose configuration is a [`DetectionConfig`] and whose evaluation datasets are
+    [`RecordDataset`]s: call `_read_checkpoint` before `super().__init__()` and `_set_up_rollouts` after it.
+    """
+
+    def _read_checkpoint(self, model: PreTrainedModel, processor: ProcessorMixin, args: DetectionConfig) -> None:
+        """What checkpoint and configuration say about tokens and prompts."""
+        self.vocabulary = read_vocabulary(model, processor)
+        self.grid = CoordinateGrid(self.vocabulary.num_bins)
+        self.protocol = get_protocol(args.protocol, processor.tokenizer, self.vocabulary)
+        self.prompt_builder = PromptBuilder(
+            processor, args.prompt, args.system_prompt, args.min_pixels, args.max_pixels, args.chat_template_kwargs
+        )
+        self.image_token_id = model.config.image_token_id
+        self.end_token_ids = end_token_ids(model, processor)
+
+    def _check_records(
+        self,
+        model: PreTrainedModel,
+        args: DetectionConfig,
+        train_dataset: Sequence[DetectionRecord] | None,
+        eval_dataset: EvalRecords,
+    ) -> tuple[Sequence[DetectionRecord] | None, list[tuple[int, int]]]:
+        """Returns the training records that fit, and their lengths; see [`fit_records`]."""
+        max_length = args.max_length or model.config.get_text_config().max_position_embeddings
+        named = eval_dataset if isinstance(eval_dataset, dict) else {}
+        if not isinstance(eval_dataset, dict | None):
+            named = {None: eval_dataset}
+        for key, records in named.items():
+            name = "eval_dataset" if key is None else f"eval_dataset[{key!r}]"
+            check_images(name, records)
+            check_rollout_lengths(name, records, self.prompt_builder, max_length, args.max_completion_length)
+        if train_dataset is None:
+            return None, []
+        check_images("train_dataset", train_dataset)
+        return fit_records(train_dataset, self.prompt_builder, self.protocol, self.grid, max_length, args.too_long)
+
+    def _set_up_rollouts(self) -> None:
+        self.engine = TransformersEngine(
+            self._model_for_generation,
+            eos_token_ids=self.end_token_ids,
+            pad_token_id=self.processing_class.tokenizer.pad_token_id,
+            image_token_id=self.image_token_id,
+            suppress_tokens=[self.image_token_id, self.model.config.video_token_id],
+            coord_ids=self.vocabulary.ids,
+        )
+        self._dist = DistributedBackend(self.accelerator)
+        self._prompts_checked = False
+        self._evaluated: list[tuple[int, EvaluatedImage]] = []
+
+    # Rollouts
+
+    def _roll_out(
+        self,
+        prompts: list[Prompt],
+        features: ImageFeatures | None,
+        samples: list[Sample],
+        sampling: SamplingConfig,
+    ) -> list[Rollout]:
+        with self._timed("generate"):
+            rollouts = self.engine.generate(prompts, sampling, features)
+        if not self._prompts_checked:
+            for prompt, sample, rollout in zip(prompts, samples, rollouts[:: sampling.num_generations], strict=True):
+                tokenizer = self.processing_class.tokenizer
+                check_prompt_ids(prompt.ids, rollout.prompt_ids, tokenizer, sample.record.place)
+            self._prompts_checked = True
+        return rollouts
+
+    def _parse(self, rollouts: list[Rollout]) -> list[ParsedCompletion]:
+        with self._timed("parse"):
+            # A completion that ended by itself is closed by the end token that its ids leave out
+            closing = {"stop": [self.end_token_ids[0]], "length": []}
+            return [self.protocol.parse(item.completion_ids + closing[item.finish_reason]) for item in rollouts]
+
+    @contextmanager
+    def _model_for_generation(self) -> Iterator[PreTrainedModel]:
+        was_training = self.model.training
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            self.accelerator.autocast(),
+        ):
+            model.eval()
+            try:
+                yield model
+            finally:
+                model.train(was_training)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._metrics["train" if self.model.training else "eval"][f"time/{phase}"].append(
+            time.perf_counter() - started
+        )
+
+    # Evaluation
+
+    def prediction_step(self, model, inputs: list[Sample], prediction_loss_only, ignore_keys=None):
+        """Generates for one evaluation batch and keeps what it found; there is no evaluation loss."""
+        for sample, (rollout, parsed) in zip(inputs, self._detect(inputs), strict=True):
+            objects = ground_truth(sample.record, self.grid)
+            image = EvaluatedImage.of(rollout, parsed, objects, self.grid, self.args.eval_iou_threshold)
+            self._evaluated.append((sample.index, image))
+        return None, None, None
+
+    def _detect(self, samples: list[Sample]) -> list[tuple[Rollout, ParsedCompletion]]:
+        prompts = self.prompt_builder([sample.load() for sample in samples])
+        rollouts = self._roll_out(prompts, None, samples, self.args.eval_sampling_config)
+        return list(zip(rollouts, self._parse(rollouts), strict=True))
+
+    def detect(self, records: Sequence[DetectionRecord]) -> list[ParsedCompletion]:
+        """
+        Greedy predictions of the current model. Every process must call it.
+
+        Args:
+            records (`Sequence[DetectionRecord]`):
+                Records whose images are looked at.
+
+        Returns:
+            `list[ParsedCompletion]`: What the model wrote for each.
+        """
+        samples = [Sample(index, record) for index, record in enumerate(records)]
+        size = self.args.per_device_eval_batch_size
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        return [parsed for batch in batches for _, parsed in self._detect(batch)]
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
+        """See [`~transformers.Trainer.evaluation_loop`]; adds the metrics of [`evaluation_metrics`]."""
+        self._evaluated = []
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # The last batch is filled up with repeated images: each counts once
+        images = dict(gather_object(self._evaluated)).values()
+        for name, value in evaluation_metrics(list(images)).items():
+            output.metrics[f"{metric_key_prefix}_{name}"] = value
+        return output
+
+    def get_eval_dataloader(self, eval_dataset: str | RecordDataset | Sequence[DetectionRecord] | None = None):
+        """See [`~transformers.Trainer.get_eval_dataloader`]; records are welcome too."""
+        if eval_dataset is not None and not isinstance(eval_dataset, (str, RecordDataset)):
+            eval_dataset = RecordDataset(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: RecordDataset) -> SequentialSampler | None:
+        # The Trainer's would look for the lengths of what is not written yet
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+def as_datasets(records: EvalRecords) -> RecordDataset | dict[str, RecordDataset] | None:
+    """Returns evaluation records as the data loader takes them."""
+    if isinstance(records, dict):
+        return {name: RecordDataset(part) for name, part in records.items()}
+    return None if records is None else RecordDataset(records)
