@@ -125,7 +125,8 @@ def launch_on_cpu(script: str | os.PathLike, *options: object) -> None:
     """
     single = "launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     threads = ["--num_cpu_threads_per_process", len(os.sched_getaffinity(0))]
-    command = [str(part) for part in (Path(sys.executable).with_name("accelerate"), *single, *threads, script, *options)]
+    accelerate = Path(sys.executable).with_name("accelerate")
+    command = [str(part) for part in (accelerate, *single, *threads, script, *options)]
     print(" ".join(command), flush=True)
     if status := subprocess.run(command, env={**os.environ, "ACCELERATE_USE_CPU": "true"}).returncode:
         sys.exit(status)

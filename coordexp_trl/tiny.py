@@ -54,7 +54,7 @@ STRUCTURE_TOKENS = ["<obj><desc>", "</desc><box>", "</box></obj>"]
 
 # Scenes of the tiny detector (options of `create_shapes`): crowded enough that free running matters.
 DETECTOR_SCENES = {"image_size": 128, "min_objects": 4, "max_objects": 14, "max_overlap": 0.3}
-DETECTOR_SEEDS = {"train": 0, "held_out": 1, "demo": 2}
+DETECTOR_SEEDS = {"train": 0, "held_out": 1, "demo": 2, "easy": 3}
 
 # The usual 0.02 suits widths of thousands: at a width of 128 it lets a random model see almost nothing of its image.
 _INITIALIZER_RANGE = 0.06
@@ -219,7 +219,9 @@ def build_tiny_config(
     )
 
 
-def build_tiny_model(config: Qwen3VLConfig, tokenizer: Qwen2TokenizerFast, seed: int = 0):
+def build_tiny_model(
+    config: Qwen3VLConfig, tokenizer: Qwen2TokenizerFast, seed: int = 0, contrast_filters: bool = True
+):
     """
     Randomly initialised float32 model; the same seed gives the same weights and leaves the global generator alone.
 
@@ -230,6 +232,9 @@ def build_tiny_model(config: Qwen3VLConfig, tokenizer: Qwen2TokenizerFast, seed:
             Tokenizer whose end and padding tokens go into the generation configuration.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the weights.
+        contrast_filters (`bool`, *optional*, defaults to `True`):
+            Whether the patch filters answer to contrast rather than to brightness, which photographs share; plain
+            random ones learn flat colours sooner.
 
     Returns:
         [`~transformers.Qwen3VLForConditionalGeneration`]: The model, in evaluation mode.
@@ -237,10 +242,10 @@ def build_tiny_model(config: Qwen3VLConfig, tokenizer: Qwen2TokenizerFast, seed:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone, unlike `torch.manual_seed`
         model = Qwen3VLForConditionalGeneration(config).float().eval()
-    with torch.no_grad():
-        # Random filters answer above all to the brightness that photographs share; these answer to contrast.
-        filters = model.model.visual.patch_embed.proj.weight  # (hidden_size, channels, time, height, width)
-        filters.sub_(0.9 * filters.mean((2, 3, 4), keepdim=True)).mul_(3)
+    if contrast_filters:
+        with torch.no_grad():
+            filters = model.model.visual.patch_embed.proj.weight  # (hidden_size, channels, time, height, width)
+            filters.sub_(0.9 * filters.mean((2, 3, 4), keepdim=True)).mul_(3)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.do_sample = False
@@ -248,7 +253,12 @@ def build_tiny_model(config: Qwen3VLConfig, tokenizer: Qwen2TokenizerFast, seed:
 
 
 def create_tiny_checkpoint(
-    path: str | Path, seed: int = 0, num_bins: int = 1000, structure_tokens: bool = False, **config_options
+    path: str | Path,
+    seed: int = 0,
+    num_bins: int = 1000,
+    structure_tokens: bool = False,
+    contrast_filters: bool = True,
+    **config_options,
 ) -> Path:
     """
     Writes a tiny random Qwen3-VL checkpoint (weights, tokenizer with coordinate tokens, processor).
@@ -262,6 +272,8 @@ def create_tiny_checkpoint(
             Number of coordinate tokens; `0` writes a checkpoint without any.
         structure_tokens (`bool`, *optional*, defaults to `False`):
             See [`build_tiny_tokenizer`].
+        contrast_filters (`bool`, *optional*, defaults to `True`):
+            See [`build_tiny_model`].
         config_options:
             Passed to [`build_tiny_config`].
 
@@ -276,7 +288,7 @@ def create_tiny_checkpoint(
         raise ValueError(f"out={str(path)!r} already exists and is not an empty folder. Choose another or remove it.")
     tokenizer = build_tiny_tokenizer(num_bins=num_bins, structure_tokens=structure_tokens)
     config = build_tiny_config(tokenizer, **config_options)
-    model = build_tiny_model(config, tokenizer, seed)
+    model = build_tiny_model(config, tokenizer, seed, contrast_filters)
     processor = build_tiny_processor(tokenizer, merge_size=config.vision_config.spatial_merge_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside the destination and renamed, so that an interrupted run leaves no half checkpoint behind.
@@ -293,7 +305,7 @@ def create_tiny_checkpoint(
 def detector_path() -> Path:
     """
     The tiny detector that the package ships: a Qwen3-VL of 2 million parameters, trained from random weights by
-    Stage-1 on pictures of shapes until its held-out F1 was flat. Beside the checkpoint lie its recipe and training log.
+    Stage-1 on pictures of shapes until its held-out F1 was flat. Its recipe and training log lie beside it.
 
     Returns:
         `Path`: Checkpoint folder, for `from_pretrained`.

@@ -32,11 +32,12 @@ def main() -> None:
     parser.add_argument(
         "--num-images", "--num_images", type=int, default=4000, help="pictures to learn from, of the detector's own"
     )
+    parser.add_argument("--num-held-out", "--num_held_out", type=int, default=256, help="pictures to evaluate on")
     options, training_options = parser.parse_known_args()
 
     out = fresh_folder(options.out)
     train = create_shapes(out / "train", options.num_images, seed=DETECTOR_SEEDS["train"], **DETECTOR_SCENES)
-    held_out = create_shapes(out / "held_out", 256, seed=DETECTOR_SEEDS["demo"], **DETECTOR_SCENES)
+    held_out = create_shapes(out / "held_out", options.num_held_out, seed=DETECTOR_SEEDS["demo"], **DETECTOR_SCENES)
     files = {"train_file": train, "eval_file": held_out, "model_name_or_path": detector_path()}
     launch_on_cpu(
         RECIPES / f"stage{options.stage}.py",

@@ -516,16 +516,6 @@ def test_the_order_of_the_annotation_changes_nothing(mode, data):
     assert first == second
 
 
-def test_the_order_of_the_annotation_changes_nothing_in_pixels():
-    # Boxes that fall into the same bins are still told apart, by their exact geometry.
-    items = [DetectionObject(desc="cat", bbox_2d=(10, 10, right, 50)) for right in (60.0, 60.01, 60.02)]
-    one, other = (
-        ground_truth(DetectionRecord(images=("a.png",), width=640, height=480, objects=order), GRID)
-        for order in (items, items[::-1])
-    )
-    assert one == other and len({item.bins for item in one}) == 1 and len({item.box for item in one}) == 3
-
-
 @pytest.mark.parametrize("name", PROTOCOLS)
 @settings(max_examples=40)
 @given(data=st.data())
@@ -557,21 +547,24 @@ def test_a_copy_loses_against_what_it_copies():
     assert repeated == plain
 
 
-def test_ground_truth_keeps_the_exact_box():
-    record = DetectionRecord(
-        images=("a.png",),
-        width=640,
-        height=480,
-        objects=[
-            DetectionObject(desc="low", bbox_2d=(10.3, 300, 200, 400)),
-            DetectionObject(desc="high", poly=(100, 50, 150, 20, 120, 90)),
-        ],
-    )
-    high, low = ground_truth(record, GRID)
-    assert (high.desc, low.desc) == ("high", "low")
-    assert high.box == pytest.approx((100 / 640, 20 / 480, 150 / 640, 90 / 480))
-    assert low.box == pytest.approx((10.3 / 640, 300 / 480, 200 / 640, 400 / 480))  # not quantised
-    assert low.bins == tuple(round(value * 999) for value in low.box)
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("objects", [[], [CAT], [DOG, CAT, COW]], ids=len)
+def test_written_ground_truth_is_supervised_everywhere(name, objects):
+    items = truth(*objects)
+    if len(objects) == 3:
+        items = [items[k] for k in (1, 0, 2)]  # in whatever order it is given
+    protocol = protocol_of(name)
+    end = get_tokenizer().eos_token_id
+    sequence = SequenceBuilder(protocol, end, eos_weight=0.25).write(items)
+    assert sequence.ids == [*tokenize(set_text(name, [(item.desc, item.bins) for item in items])), end]
+    assert sequence.ids == [*protocol.encode(items), end]
+    weights = {target.position: target.weight for target in sequence.text}
+    assert weights.pop(len(sequence.ids) - 1) == 0.25 and set(weights.values()) <= {1.0}
+    assert all(sequence.ids[target.position] == target.token for target in sequence.text)
+    assert [target.bin for target in sequence.slots] == [k for item in items for k in item.bins]
+    positions = [target.position for target in (*sequence.text, *sequence.slots)]
+    assert sorted(positions) == list(range(len(sequence.ids)))
+    assert sequence.boxes == []
 
 
 def test_scripts_spell_the_protocols():

@@ -18,7 +18,16 @@ from transformers import (
 )
 
 from coordexp_trl.coordinates import CoordVocabulary
-from coordexp_trl.tiny import build_tiny_config, build_tiny_model, build_tiny_tokenizer, create_tiny_checkpoint
+from coordexp_trl.generation import PromptBuilder
+from coordexp_trl.protocols import get_protocol
+from coordexp_trl.records import DetectionObject
+from coordexp_trl.tiny import (
+    STRUCTURE_TOKENS,
+    build_tiny_config,
+    build_tiny_model,
+    build_tiny_tokenizer,
+    create_tiny_checkpoint,
+)
 
 SMALL = {"hidden_size": 32, "num_layers": 1, "vision_depth": 2}
 
@@ -170,3 +179,70 @@ def test_the_parts_of_a_real_qwen3_vl_are_there(checkpoint):
 def test_structure_characters_share_tokens_as_in_qwen(text, shared):
     # This is what makes a decode and encode round trip lose objects; the miniature must have it too.
     assert shared in build_tiny_tokenizer().tokenize(text)
+
+
+OBJECTS = [
+    DetectionObject(desc="red circle", bins=(1, 2, 300, 400)),
+    DetectionObject(desc="obj><box", bins=(0, 0, 999, 999)),  # pieces of structure in a description
+    DetectionObject(desc="黑猫", bins=(5, 5, 5, 5)),
+]
+
+
+def test_structure_tokens_halve_an_object(tmp_path):
+    path = create_tiny_checkpoint(tmp_path / "checkpoint", structure_tokens=True, **SMALL)
+    tokenizer, plain = AutoTokenizer.from_pretrained(path), build_tiny_tokenizer()
+    assert len(tokenizer) == len(plain) + 3 == AutoConfig.from_pretrained(path).text_config.vocab_size
+    protocol = get_protocol("tags", tokenizer)
+    ids = protocol.encode(OBJECTS)
+    assert ids == tokenizer(protocol.serialize(OBJECTS))["input_ids"]
+    assert tokenizer.decode(ids) == get_protocol("tags", plain).serialize(OBJECTS)
+    descriptions = sum(len(tokenizer(item.desc)["input_ids"]) for item in OBJECTS)
+    assert len(ids) == descriptions + len(OBJECTS) * (len(STRUCTURE_TOKENS) + 4)
+    short, long = (get_protocol("tags", each).encode(OBJECTS[:1]) for each in (tokenizer, plain))
+    assert len(short) < 0.6 * len(long)
+    # Structure is text like any other: it is kept when special tokens are left out
+    assert set(tokenizer.convert_tokens_to_ids(STRUCTURE_TOKENS)).isdisjoint(tokenizer.all_special_ids)
+
+
+@pytest.mark.parametrize("spelt", [False, True], ids=["as tokens", "character by character"])
+def test_structure_tokens_are_parsed(spelt):
+    tokenizer = build_tiny_tokenizer(structure_tokens=True)
+    protocol = get_protocol("tags", tokenizer)
+    ids = protocol.encode(OBJECTS)
+    if spelt:  # as a model may write it, whatever the tokenizer prefers
+        structure = tokenizer.convert_tokens_to_ids(STRUCTURE_TOKENS)
+        letters = [sum(tokenizer(list(text))["input_ids"], []) for text in STRUCTURE_TOKENS]
+        spelling = dict(zip(structure, letters, strict=True))
+        ids = [letter for token in ids for letter in spelling.get(token, [token])]
+        assert tokenizer.decode(ids) == protocol.serialize(OBJECTS) and set(ids).isdisjoint(structure)
+    parsed = protocol.parse([*ids, tokenizer.eos_token_id])
+    assert [(item.desc, item.bins) for item in parsed.objects] == [(item.desc, item.bins) for item in OBJECTS]
+    assert parsed.ended and not parsed.dropped and not parsed.truncated
+
+
+def test_every_patch_can_be_an_image_token(checkpoint, tmp_path):
+    path = create_tiny_checkpoint(tmp_path / "checkpoint", merge_size=1, **SMALL)
+    merged, single = (PromptBuilder(AutoProcessor.from_pretrained(each)) for each in (checkpoint, path))
+    image = Image.new("RGB", (96, 64), "red")
+    model, processor = AutoModelForImageTextToText.from_pretrained(path), AutoProcessor.from_pretrained(path)
+    image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    ((few,), (many,)) = merged([image]), single([image])
+    assert (few.ids.count(image_id), many.ids.count(image_id)) == (3 * 2, 6 * 4)
+    assert torch.equal(few.image_grid_thw, many.image_grid_thw)
+    assert single.lengths([(96, 64)]) == [len(many.ids)]
+    # The patches come row by row instead of square by square
+    assert sorted(map(tuple, few.pixel_values.tolist())) == sorted(map(tuple, many.pixel_values.tolist()))
+    inputs = processor(text=[single.text], images=[image], return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    assert logits.shape == (1, len(many.ids), len(processor.tokenizer)) and logits.isfinite().all()
+    assert model.generate(**inputs, max_new_tokens=3, min_new_tokens=3).shape == (1, len(many.ids) + 3)
+
+
+def test_filters_for_contrast_are_an_option(checkpoint, tmp_path):
+    path = create_tiny_checkpoint(tmp_path / "out", seed=3, contrast_filters=False, **SMALL)
+    plain, usual = (load_file(folder / "model.safetensors") for folder in (path, checkpoint))
+    filters = "model.visual.patch_embed.proj.weight"
+    assert [name for name in plain if not torch.equal(plain[name], usual[name])] == [filters]
+    brightness = [weights[filters].mean((2, 3, 4)).norm() / weights[filters].norm() for weights in (usual, plain)]
+    assert brightness[0] < 0.2 * brightness[1]

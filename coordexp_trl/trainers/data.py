@@ -116,3 +116,50 @@ class GenerationBatchSampler(Sampler):
             batch = [order[(start + k) % self.num_records] for k in range(self.batch_size)]
             for repeat in range(self.repeat_count):
                 yield from ((index, repeat == 0) for index in batch)
+
+
+class LengthGroupedSampler(Sampler):
+    """
+    Records of like length in one optimizer step, the steps in random order.
+
+    Transformers' sampler of that name serves the steps of a block from the longest to the shortest; for detection that
+    is a run of steps whose images all have many objects, then few, and the model learns the run instead of the image.
+
+    Args:
+        lengths (`Sequence[int]`):
+            Length of each record.
+        batch_size (`int`):
+            Records in one optimizer step, over all processes.
+        seed (`int`):
+            Seed; the order depends on nothing but (seed, epoch).
+        block_size (`int`, *optional*, defaults to `50`):
+            Steps whose records are sorted together.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, block_size: int = 50):
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.block_size = block_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch's order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        # What does not fill a step is drawn before sorting: the last step is a sample like any other
+        full = len(order) - len(order) % self.batch_size
+        steps = []
+        for start in range(0, full, self.batch_size * self.block_size):
+            block = order[start : min(start + self.batch_size * self.block_size, full)]
+            block.sort(key=self.lengths.__getitem__, reverse=True)
+            steps += [block[k : k + self.batch_size] for k in range(0, len(block), self.batch_size)]
+        for step in torch.randperm(len(steps), generator=generator).tolist():
+            yield from steps[step]
+        yield from order[full:]

@@ -1,6 +1,7 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """What evaluation keeps of one image, and the metrics of a set of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,10 +48,12 @@ class EvaluatedImage:
         boxes = grid.bins_to_unit([item.bins for item in parsed.objects])
         descs = [item.desc for item in parsed.objects]
         gt_boxes, gt_descs = [item.box for item in objects], [item.desc for item in objects]
+        # A broken model's probabilities are NaN: its output ranks last, and is no error
+        scores = [0.0 if math.isnan(score) else score for score in object_scores(parsed, rollout.logprobs)]
         return cls(
             RolloutStats.of(rollout, parsed, count_detections(boxes, descs, gt_boxes, gt_descs, iou_threshold)),
             count_detections(boxes, descs, gt_boxes, gt_descs, STRICT_IOU),
-            ImageDetections(boxes, descs, object_scores(parsed, rollout.logprobs), gt_boxes, gt_descs),
+            ImageDetections(boxes, descs, scores, gt_boxes, gt_descs),
         )
 
 

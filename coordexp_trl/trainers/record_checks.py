@@ -88,10 +88,12 @@ def fit_records(
         f"{len(listed)} of {len(records)} records of train_dataset exceed max_length={max_length} tokens with prompt "
         f"and ground truth: {', '.join(listed[:_LISTED])}{', …' if len(listed) > _LISTED else ''}."
     )
-    if too_long == "error" or not kept:
+    if too_long == "error":
         raise ValueError(
             f'{message} Raise max_length, reduce max_pixels, or leave these records out with too_long="drop".'
         )
+    if not kept:
+        raise ValueError(f"{message} None is left to train on. Raise max_length or reduce max_pixels.")
     logger.warning(f"{message} They are left out (too_long={too_long!r}).")
     return [records[index] for index in kept], lengths
 

@@ -35,7 +35,8 @@ def load_model_and_processor(
     """
     options: dict[str, Any] = dict(args.model_init_kwargs or {})
     if isinstance(model, str):
-        if model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+        is_path = model.startswith((".", "/", "~")) or model.count("/") > 1  # a model id has one slash at most
+        if is_path and not Path(model).expanduser().is_dir():
             raise ValueError(f"model={model!r}: no such folder. Give a checkpoint folder or a model id.")
         name, revision = model, options.get("revision")
         if args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:

@@ -12,12 +12,20 @@ from coordexp_trl.trainers.detection_config import DetectionConfig, check_choice
 # Options of SFT that would do nothing here, or something else than they say: name, the value they must keep, why.
 _FIXED = (
     ("packing", False, "packed images would share positions"),
+    ("eval_packing", None, "evaluation rolls out"),
     ("padding_free", False, "it is not supported for vision models"),
     ("assistant_only_loss", False, "the loss is that of the completion"),
     ("completion_only_loss", None, "the loss is that of the completion"),
     ("chat_template_path", None, "the checkpoint's own template is used, in training and rollouts alike"),
     ("eos_token", None, "the tokenizer's own ends a completion"),
+    ("pad_token", None, "the tokenizer's own is used"),
     ("pad_to_multiple_of", None, "batches are padded to their longest record"),
+    ("truncation_mode", "keep_start", "nothing is ever cut"),
+    ("shuffle_dataset", False, "train_sampling_strategy decides the order"),
+    ("dataset_text_field", "text", "the protocol writes the text"),
+    ("dataset_kwargs", None, "records are not prepared beforehand"),
+    ("dataset_num_proc", None, "records are not prepared beforehand"),
+    ("trust_remote_code", False, "the installed transformers must know the model"),
 )
 _PLAIN_ONLY = (("loss_type", "nll"), ("label_smoothing_factor", 0.0))
 

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import set_seed
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer.utils import get_config_model_id
@@ -22,11 +24,14 @@ from coordexp_trl.losses.terms import UNITS, LossConfig, loss_terms
 from coordexp_trl.models import backbone, freeze_modules
 from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import SequenceBuilder
+from coordexp_trl.trainers.data import LengthGroupedSampler
 from coordexp_trl.trainers.ground_truth_collator import GroundTruthCollator
 from coordexp_trl.trainers.rollout_evaluation import EvalRecords, RolloutEvaluationMixin, as_datasets
 from coordexp_trl.trainers.setup import load_model_and_processor, refuse_data_parallel, wrap_with_adapters
 from coordexp_trl.trainers.stage1_config import CoordExpStage1Config
 from coordexp_trl.trainers.step_loss import StepLossMixin
+
+logger = get_logger(__name__)
 
 _NOT_MODEL_INPUTS = ("labels", "supervision", "counts", "units")
 
@@ -94,6 +99,12 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
         self.records, lengths = self._check_records(model, args, train_dataset, eval_dataset)
         model = wrap_with_adapters(model, peft_config, args)
         freeze_modules(model, args.freeze)
+        if not any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters()):
+            logger.warning(
+                "The embedding rows of the coordinate tokens do not learn. That is right for a model that speaks "
+                "coordinate tokens already; one fresh from `coordexp expand-vocab` needs them trained: train all "
+                "weights, or give LoraConfig(trainable_token_indices={'embed_tokens': ids})."
+            )
         args = copy.copy(args)
         args.model_init_kwargs = None  # used up
 
@@ -123,13 +134,15 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
             optimizers=optimizers,
         )
         refuse_data_parallel(args)
-        # The loss is divided by the units of the whole optimizer step: the Trainer must not divide again
-        self.model_accepts_loss_kwargs = True
+        if not args.is_plain_sft:
+            # The loss is divided by the units of the whole optimizer step: the Trainer must not divide again
+            self.model_accepts_loss_kwargs = True
         if self.aux_loss_enabled and not args.is_plain_sft:
             raise ValueError(
                 "router_aux_loss_coef: the load-balancing loss of mixture-of-experts models does not go with the "
                 "coordinate losses. Set router_aux_loss_coef to 0."
             )
+        self._length_sampler: LengthGroupedSampler | None = None
         self._set_up_rollouts()
         self._reset_step_loss()
 
@@ -164,7 +177,7 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
             return_outputs (`bool`, *optional*, defaults to `False`):
                 Must be `False`.
             num_items_in_batch (`torch.Tensor`, *optional*):
-                Number of labels in the optimizer step, which plain SFT divides by.
+                Number of labels in the optimizer step, which plain SFT divides by if it is given.
 
         Returns:
             `torch.Tensor`: This micro-batch's share of the optimizer step's loss, times the number of processes, over
@@ -183,8 +196,21 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
             supervision = batch["supervision"].to(hidden.device)
             return loss_terms(hidden, model.get_output_embeddings(), coord_ids, supervision, config)
 
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        self._length_sampler = LengthGroupedSampler(
+            list(dataset["length"]),
+            self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
+        return self._length_sampler
+
     def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
         self.data_collator.epoch.fill_(epoch)
+        if self._length_sampler is not None:
+            self._length_sampler.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def _inner_training_loop(self, *args, **kwargs):

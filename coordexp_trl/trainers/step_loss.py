@@ -27,6 +27,7 @@ class StepLossMixin:
     def _reset_step_loss(self) -> None:
         self._step_sums: dict[str, torch.Tensor] = defaultdict(float)
         self._step_units: dict[str, float] = {}
+        self._step_total: torch.Tensor | float = 0.0
         self._forward_seconds = 0.0
 
     def loss_config(self, progress: float) -> LossConfig:
@@ -66,6 +67,7 @@ class StepLossMixin:
         started = time.perf_counter()
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._forward_seconds += time.perf_counter() - started
+        self._step_total = self._step_total + loss.double()
         if self.accelerator.sync_gradients:
             self._finish_step()
         return loss
@@ -73,15 +75,19 @@ class StepLossMixin:
     def _finish_step(self) -> None:
         """Sums the step's terms over all processes, logs them, and refuses a non-finite loss before it is applied."""
         zero = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        sums = torch.stack([self._step_sums.get(name, zero).to(zero.device) for name in TERMS])
-        sums = self.accelerator.reduce(sums, reduction="sum").tolist()
+        sums = [self._step_sums.get(name, zero) for name in TERMS]
+        sums = torch.stack([value.to(zero.device) for value in (self._step_total, *sums)])
+        total, *sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         means = {
             name: value / self._step_units[unit]
             for (name, unit), value in zip(TERMS.items(), sums, strict=True)
             if name in self._step_sums
         }
         self._step_sums.clear()
+        self._step_total = 0.0
         broken = {name: value for name, value in means.items() if not math.isfinite(value)}
+        if not broken and not math.isfinite(total):
+            broken = {"loss": total}
         if broken:  # the sums are the same on every process, so all of them stop here
             raise FloatingPointError(
                 f"The loss is not finite at step {self.state.global_step + 1} ({broken}); no weight was changed by "

@@ -1,6 +1,7 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Fixtures of the trainers' tests: a very small model, and eight pictures with different numbers of objects."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,25 @@ from coordexp_trl.tiny import create_tiny_checkpoint
 SMALL = {"hidden_size": 64, "num_layers": 2, "vision_depth": 2}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def frozen_imports():
+    """Each run collects garbage; among all that was imported that takes longer than the run itself."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """Random weights, tied head. Shared: load it, never write into it."""
     return create_tiny_checkpoint(tmp_path_factory.mktemp("trainers") / "checkpoint", seed=0, **SMALL)
+
+
+@pytest.fixture(scope="session")
+def untied_checkpoint(tmp_path_factory) -> Path:
+    """Random weights, a head of its own."""
+    return create_tiny_checkpoint(tmp_path_factory.mktemp("trainers") / "untied", tie_word_embeddings=False, **SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""What the data loader serves: decoded records, and generation batches that are repeated without their images."""
+"""What the data loaders serve: decoded records, repeated generation batches, and steps of records of like length."""
 
 from collections import Counter
+from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch.utils.data import DataLoader
 from trl.trainer.utils import identity
 
 from coordexp_trl.records import DetectionObject, DetectionRecord, RecordError
-from coordexp_trl.trainers.data import GenerationBatchSampler, RecordDataset, Sample
+from coordexp_trl.trainers.data import GenerationBatchSampler, LengthGroupedSampler, RecordDataset, Sample
 
 
 @pytest.fixture
@@ -130,3 +132,71 @@ def test_through_a_data_loader(dataset, num_workers):
     served = [[(sample.index, sample.image is not None) for sample in batch] for batch in loader]
     assert served == batches(sampler)
     assert served[2] == [(3, True), (0, True), (1, True)]
+
+
+# Steps of records of like length
+
+
+def steps(sampler) -> list[list[int]]:
+    order = list(sampler)
+    assert len(order) == len(sampler)
+    return [order[start : start + sampler.batch_size] for start in range(0, len(order), sampler.batch_size)]
+
+
+@settings(max_examples=60)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    batch_size=st.integers(1, 7),
+    block_size=st.integers(1, 5),
+    seed=st.integers(0, 3),
+)
+def test_each_record_is_served_once_and_blocks_are_sorted(lengths, batch_size, block_size, seed):
+    sampler = LengthGroupedSampler(lengths, batch_size, seed, block_size)
+    served = steps(sampler)
+    assert sorted(sum(served, [])) == list(range(len(lengths)))
+    whole = [step for step in served if len(step) == batch_size]
+    assert len(whole) == len(lengths) // batch_size
+    for step in whole:
+        assert [lengths[k] for k in step] == sorted((lengths[k] for k in step), reverse=True)
+    if len(whole) <= block_size:  # one block: no two steps overlap in length
+        spans = sorted((min(lengths[k] for k in step), max(lengths[k] for k in step)) for step in whole)
+        assert all(first[1] <= second[0] for first, second in pairwise(spans))
+
+
+def test_steps_of_like_length_come_in_random_order():
+    lengths = list(range(400))
+    sampler = LengthGroupedSampler(lengths, batch_size=4, seed=0)
+    served = steps(sampler)
+    longest = [max(step) for step in served]
+    # 50 steps are sorted together, then all are shuffled: neighbours are no nearer than any two steps
+    assert fmean(max(step) - min(step) for step in served) < 12
+    # A third of the range, as at random
+    assert 100 < fmean(abs(one - other) for one, other in pairwise(longest)) < 170
+
+
+def test_the_last_step_that_is_not_full_is_a_sample_like_any_other():
+    lengths = [1] * 50 + [100] * 49
+    means = []
+    for epoch in range(30):
+        sampler = LengthGroupedSampler(lengths, batch_size=10, seed=0)
+        sampler.set_epoch(epoch)
+        last = steps(sampler)[-1]
+        assert len(last) == 9
+        means.append(fmean(lengths[k] for k in last))
+    assert min(means) > 1 and max(means) < 100 and 40 < fmean(means) < 60
+
+
+def test_the_order_of_lengths_depends_on_seed_and_epoch_alone():
+    def order(seed, epoch):
+        sampler = LengthGroupedSampler([k % 7 for k in range(60)], batch_size=4, seed=seed)
+        sampler.set_epoch(epoch)
+        torch.manual_seed(len(orders))
+        state = torch.get_rng_state()
+        first = list(sampler)
+        assert torch.equal(torch.get_rng_state(), state) and list(sampler) == first
+        return tuple(first)
+
+    orders = []
+    for seed, epoch in ((0, 0), (0, 1), (0, 2), (9, 0), (0, 0)):
+        orders.append(order(seed, epoch))
+    assert orders[0] == orders[-1] and len(set(orders)) == 4

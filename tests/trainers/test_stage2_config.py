@@ -10,7 +10,6 @@ from trl import TrlParser
 from coordexp_trl import CoordExpStage2Config
 
 
-
 @pytest.mark.parametrize(
     ("options", "field", "value", "remedy"),
     [

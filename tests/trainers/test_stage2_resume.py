@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig
-from toys import NoisyEngine, logged, make_trainer, parameters_of
+from toys import NoisyEngine, logged, make_stage2_trainer, parameters_of
 
 # 8 pictures: an epoch is 4 optimizer steps of 2 pictures each
 RUN = {
@@ -23,7 +23,7 @@ RUN = {
 
 
 def start(checkpoint, records, folder, noisy=True, **options):
-    trainer = make_trainer(checkpoint, records, folder, scripted=False, **(RUN | options))
+    trainer = make_stage2_trainer(checkpoint, records, folder, scripted=False, **(RUN | options))
     if noisy:
         NoisyEngine(trainer, records)
     return trainer

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 import torch
-from toys import PLAIN_SGD, ScriptedEngine, logged, make_trainer, one_step, parameters_of, spy, writer
+from toys import PLAIN_SGD, ScriptedEngine, logged, make_stage2_trainer, one_step, parameters_of, spy, writer
 from transformers import TrainerCallback
 
 from coordexp_trl.generation import Rollout
@@ -17,7 +17,9 @@ from coordexp_trl.trainers import stage2_trainer
 
 
 def test_a_weight_that_is_not_finite_stops_the_run_before_the_optimizer_step(checkpoint, records, tmp_path):
-    trainer = make_trainer(checkpoint, records, tmp_path, per_device_train_batch_size=4, max_steps=3, **PLAIN_SGD)
+    trainer = make_stage2_trainer(
+        checkpoint, records, tmp_path, per_device_train_batch_size=4, max_steps=3, **PLAIN_SGD
+    )
     with torch.no_grad():
         trainer.model.model.language_model.norm.weight[0] = math.nan
     before = parameters_of(trainer.model)
@@ -29,7 +31,7 @@ def test_a_weight_that_is_not_finite_stops_the_run_before_the_optimizer_step(che
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_broken_term_is_named_with_its_step(checkpoint, records, tmp_path, monkeypatch, value):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records,
         tmp_path,
@@ -56,7 +58,7 @@ def test_a_broken_term_is_named_with_its_step(checkpoint, records, tmp_path, mon
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rollouts_of_a_broken_model_are_counted_not_raised(checkpoint, records, tmp_path, temperature):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records[:2],
         tmp_path,
@@ -83,7 +85,7 @@ def test_rollouts_of_a_broken_model_are_counted_not_raised(checkpoint, records, 
 def test_several_generations_an_image(
     checkpoint, records, tmp_path, monkeypatch, mode, sequences_per_rollout, different
 ):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records[:4],
         tmp_path,
@@ -112,7 +114,7 @@ def test_several_generations_an_image(
 
 
 def test_sampled_generations_differ(checkpoint, records, tmp_path, monkeypatch):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records[:2],
         tmp_path,
@@ -140,7 +142,7 @@ def test_sampled_generations_differ(checkpoint, records, tmp_path, monkeypatch):
     ],
 )
 def test_an_end_inside_an_object_is_told_from_a_cut(checkpoint, records, tmp_path, finish_reason, expected):
-    trainer = make_trainer(checkpoint, records, tmp_path, per_device_train_batch_size=8, max_steps=1)
+    trainer = make_stage2_trainer(checkpoint, records, tmp_path, per_device_train_batch_size=8, max_steps=1)
     write = writer(trainer)
     ScriptedEngine(trainer, records, lambda record: write(record)[:-3], finish_reason)
     trainer.train()
@@ -150,7 +152,7 @@ def test_an_end_inside_an_object_is_told_from_a_cut(checkpoint, records, tmp_pat
 
 
 def test_a_batch_that_does_not_fit_is_halved(checkpoint, records, tmp_path, monkeypatch):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records,
         tmp_path,
@@ -176,7 +178,7 @@ def test_a_batch_that_does_not_fit_is_halved(checkpoint, records, tmp_path, monk
 
 
 def test_an_engine_that_saw_another_prompt_is_refused(checkpoint, records, tmp_path):
-    trainer = make_trainer(checkpoint, records, tmp_path, per_device_train_batch_size=2, max_steps=1)
+    trainer = make_stage2_trainer(checkpoint, records, tmp_path, per_device_train_batch_size=2, max_steps=1)
 
     class Doubled(ScriptedEngine):
         def generate(self, *args):
@@ -191,7 +193,7 @@ def test_an_engine_that_saw_another_prompt_is_refused(checkpoint, records, tmp_p
 
 
 def test_one_generation_serves_its_steps_and_a_second_run_starts_afresh(checkpoint, records, tmp_path):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint, records, tmp_path, per_device_train_batch_size=2, steps_per_generation=3, max_steps=4
     )
     trainer.train()
@@ -207,7 +209,7 @@ def test_one_generation_serves_its_steps_and_a_second_run_starts_afresh(checkpoi
 
 
 def test_schedules_follow_the_global_step(checkpoint, records, tmp_path, monkeypatch):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records,
         tmp_path,
@@ -305,7 +307,7 @@ def test_callbacks_and_optimizers_are_passed_on(checkpoint, records, tmp_path):
             self.seen += 1
 
     callback = Steps()
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records,
         tmp_path,
@@ -323,11 +325,11 @@ def test_callbacks_and_optimizers_are_passed_on(checkpoint, records, tmp_path):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_record_served_twice_is_rolled_out_once_if_greedy(checkpoint, records, tmp_path, temperature):
     options = {"per_device_train_batch_size": 2, "steps_per_generation": 3, "max_steps": 3, **PLAIN_SGD}
-    trainer = make_trainer(checkpoint, records[:2], tmp_path / "a", temperature=temperature, **options)
+    trainer = make_stage2_trainer(checkpoint, records[:2], tmp_path / "a", temperature=temperature, **options)
     trainer.train()
     assert [prompts for prompts, _ in trainer.engine.calls] == [2 if temperature == 0 else 6]
     # the micro-batches do not know the difference
-    plain = make_trainer(checkpoint, records[:2], tmp_path / "b", temperature=1.0, **options)
+    plain = make_stage2_trainer(checkpoint, records[:2], tmp_path / "b", temperature=1.0, **options)
     plain.train()
     losses = [[entry["loss"] for entry in logged(run)] for run in (trainer, plain)]
     assert losses[0] == losses[1] and len(losses[0]) == 3

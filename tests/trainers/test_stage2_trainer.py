@@ -13,7 +13,7 @@ from toys import (
     PLAIN_SGD,
     ScriptedEngine,
     logged,
-    make_trainer,
+    make_stage2_trainer,
     one_step,
     only,
     parameters_of,
@@ -22,22 +22,10 @@ from toys import (
 
 from coordexp_trl.losses.terms import UNIT_OF_TERM
 from coordexp_trl.models import MODULE_PATTERNS, backbone
-from coordexp_trl.tiny import create_tiny_checkpoint
 from coordexp_trl.trainers import stage2_trainer
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
 MODES = ("two_sequence", "appended", "expert")
-
-
-@pytest.fixture(scope="module")
-def untied_checkpoint(tmp_path_factory):
-    return create_tiny_checkpoint(
-        tmp_path_factory.mktemp("untied") / "checkpoint",
-        hidden_size=64,
-        num_layers=2,
-        vision_depth=2,
-        tie_word_embeddings=False,
-    )
 
 
 # Normalisation
@@ -86,7 +74,7 @@ def test_the_order_of_the_annotations_changes_nothing(checkpoint, records, tmp_p
 
 
 def test_a_rollout_that_cannot_be_parsed_leaves_supervision_on_the_ground_truth(checkpoint, records, tmp_path):
-    trainer = make_trainer(checkpoint, records, tmp_path, per_device_train_batch_size=8, max_steps=1)
+    trainer = make_stage2_trainer(checkpoint, records, tmp_path, per_device_train_batch_size=8, max_steps=1)
     ScriptedEngine(trainer, records, lambda record: [5, 6, 7] * 4)
     trainer.train()
     (entry,) = logged(trainer)
@@ -160,7 +148,7 @@ def test_gradient_checkpointing_changes_no_number(checkpoint, records, tmp_path)
 
 
 def test_the_loss_falls_on_two_pictures_and_the_rollouts_learn_the_format(checkpoint, records, tmp_path):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records[2:4],
         tmp_path,
@@ -196,7 +184,7 @@ class CountImages:
 def test_shared_features_of_a_frozen_tower_change_no_number(checkpoint, records, tmp_path, gradient_checkpointing):
     runs = []
     for share in (True, False):
-        trainer = make_trainer(
+        trainer = make_stage2_trainer(
             checkpoint,
             records,
             tmp_path,
@@ -232,7 +220,7 @@ def test_shared_features_of_a_frozen_tower_change_no_number(checkpoint, records,
     ],
 )
 def test_how_often_an_image_goes_through_the_vision_tower(checkpoint, records, tmp_path, options, expected):
-    trainer = make_trainer(
+    trainer = make_stage2_trainer(
         checkpoint,
         records[:4],
         tmp_path,
@@ -255,7 +243,7 @@ def test_how_often_an_image_goes_through_the_vision_tower(checkpoint, records, t
 def test_bf16_reaches_every_forward_and_keeps_the_loss(checkpoint, records, tmp_path, monkeypatch, peft):
     losses, terms = {}, stage2_trainer.loss_terms
     for bf16 in (False, True):
-        trainer = make_trainer(
+        trainer = make_stage2_trainer(
             checkpoint,
             records,
             tmp_path,
@@ -279,7 +267,7 @@ def test_bf16_reaches_every_forward_and_keeps_the_loss(checkpoint, records, tmp_
         assert seen == {dtype}
         assert autocast == [(bf16, torch.bfloat16)]  # the head's products are taken in the autocast dtype
         seen.clear()
-        trainer = make_trainer(
+        trainer = make_stage2_trainer(
             trainer.model, records[:1], tmp_path, scripted=False, bf16=bf16, max_completion_length=2
         )
         trainer.detect(records[:1])

@@ -29,6 +29,8 @@ ALL_WEIGHTS = (
     "bbox_l1_weight",
     "bbox_iou_weight",
 )
+COORD_WEIGHTS = [name for name in ALL_WEIGHTS if name.startswith("coord_")]
+PLAIN_SFT = dict.fromkeys(COORD_WEIGHTS, 0.0)
 PLAIN_SGD = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 
 
@@ -146,7 +148,7 @@ def writer(trainer: Trainer, change: Callable = imperfect) -> Callable[[Detectio
     return lambda record: protocol.encode(change(ground_truth(record, trainer.grid)))
 
 
-def make_trainer(
+def make_stage2_trainer(
     checkpoint: Path | torch.nn.Module,
     records: Sequence[DetectionRecord],
     folder: Path,
@@ -178,7 +180,7 @@ def make_stage1_trainer(
     )
 
 
-def one_step(*args, make=make_trainer, **options):
+def one_step(*args, make=make_stage2_trainer, **options):
     """Parameters before and after `max_steps` (1) steps of plain SGD, and the trainer."""
     trainer = make(*args, **({"max_steps": 1} | PLAIN_SGD | options))
     before = parameters_of(trainer.model)
@@ -214,6 +216,11 @@ def logged(trainer: Trainer, first_step: int = 1) -> list[dict[str, float]]:
         for entry in trainer.state.log_history
         if "loss" in entry and entry["step"] >= first_step
     ]
+
+
+def outcome(trainer: Trainer) -> dict:
+    """Parameters and log of a finished run."""
+    return {"parameters": parameters_of(trainer.accelerator.unwrap_model(trainer.model)), "logs": logged(trainer)}
 
 
 def relative_difference(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], start: dict) -> float:

@@ -1,24 +1,22 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""
-Stage-2 runs that one process and two processes must agree on. Imported by the tests, and launched by them:
+"""Stage-2 runs that one process and two processes must agree on."""
 
-    torchrun --nproc_per_node 2 stage2_scenarios.py CHECKPOINT RECORDS FOLDER [SCENARIO ...]
-
-Each process writes what every scenario returned to `FOLDER/{scenario}_{rank}.pt`.
-"""
-
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from peft import LoraConfig
+from toys import (
+    PLAIN_SGD,
+    NoisyEngine,
+    ScriptedEngine,
+    logged,
+    make_stage2_trainer,
+    only,
+    outcome,
+    parameters_of,
+    writer,
+)
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from toys import PLAIN_SGD, NoisyEngine, ScriptedEngine, logged, make_trainer, only, parameters_of, writer
-
-from coordexp_trl.records import read_records
 from coordexp_trl.trainers import stage2_trainer
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
@@ -32,13 +30,9 @@ def build(checkpoint, records, folder, processes, **options):
     options.setdefault(
         "per_device_train_batch_size", NUM_RECORDS // (processes * options["gradient_accumulation_steps"])
     )
-    trainer = make_trainer(checkpoint, records, folder, **options)
+    trainer = make_stage2_trainer(checkpoint, records, folder, **options)
     assert trainer.accelerator.num_processes == processes
     return trainer
-
-
-def outcome(trainer):
-    return {"parameters": parameters_of(trainer.accelerator.unwrap_model(trainer.model)), "logs": logged(trainer)}
 
 
 def step(adapters: bool = False, garbage: bool = False, **options) -> Callable:
@@ -147,7 +141,7 @@ def corrupt_image(checkpoint, records, folder, processes):
     trainer.train()
 
 
-SCENARIOS = {
+STAGE2 = {
     "two_sequence": step(),
     "appended": step(mode="appended"),
     "expert_checkpointing": step(mode="expert", gradient_checkpointing=True),
@@ -165,18 +159,3 @@ SCENARIOS = {
     "resumed_partly": resumed(lost_rank=1),
     "corrupt_image": corrupt_image,
 }
-
-
-def main() -> None:
-    checkpoint, records, folder, *names = sys.argv[1:]
-    torch.set_num_threads(1)
-    for name in names:
-        result = SCENARIOS[name](Path(checkpoint), read_records(records), Path(folder, name), 2)
-        rank = torch.distributed.get_rank()
-        torch.save(result, Path(folder, f"{name}_{rank}.pt"))
-        torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripts.stage2_scenarios import SCENARIOS
+from scripts.two_processes import SCENARIOS
 from toys import relative_difference
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).parent / "scripts" / "stage2_scenarios.py"
+SCRIPT = Path(__file__).parent / "scripts" / "two_processes.py"
 DEADLINE = 240  # seconds; all scenarios together take well under a minute
 STEPS = [
     "two_sequence",
@@ -25,7 +25,14 @@ STEPS = [
     "adapters_checkpointing",
     "garbage",
     "garbage_geometry",
+    "stage1",
+    "stage1_incomplete",
+    "stage1_frozen",
+    "stage1_adapters",
+    "stage1_nothing",
+    "stage1_plain",
 ]
+STAGE1 = ["stage1_broken_loss", "stage1_resumed"]
 
 
 @dataclass
@@ -49,7 +56,7 @@ def results(checkpoint, records, tmp_path_factory) -> Launch:
     source = Path(records[0].source.rsplit(":", 1)[0])
     folder = tmp_path_factory.mktemp("two_processes")
     file = Path(shutil.copytree(source.parent, folder / "shapes"), source.name)
-    names = [*STEPS, "broken_loss", "evaluation", "resumed", "resumed_partly", "corrupt_image"]
+    names = [*STEPS, *STAGE1, "broken_loss", "evaluation", "resumed", "resumed_partly", "corrupt_image"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.Popen(
         [*launcher, str(SCRIPT), str(checkpoint), str(file), str(folder), *names],
@@ -80,10 +87,11 @@ def test_two_processes_take_the_step_of_one(checkpoint, records, results, tmp_pa
     for parameter, value in first["parameters"].items():
         assert torch.equal(value, second["parameters"][parameter]), parameter
     assert relative_difference(first["parameters"], expected["parameters"], expected["start"]) < 1e-5
-    (actual,), (wanted,) = first["logs"], expected["logs"]
-    assert actual.keys() == wanted.keys()
-    for metric in wanted:
-        assert actual[metric] == pytest.approx(wanted[metric], rel=1e-5), metric
+    assert len(first["logs"]) == len(expected["logs"]) > 0
+    for actual, wanted in zip(first["logs"], expected["logs"], strict=True):
+        assert actual.keys() == wanted.keys()
+        for metric in wanted:
+            assert actual[metric] == pytest.approx(wanted[metric], rel=1e-5), metric
 
 
 def test_what_cannot_be_parsed_was_met_by_one_process_only(results):
@@ -93,9 +101,12 @@ def test_what_cannot_be_parsed_was_met_by_one_process_only(results):
         assert entry["loss/bbox_l1"] > 0
 
 
-def test_a_broken_loss_on_one_process_stops_both_before_the_optimizer_step(checkpoint, records, results, tmp_path):
-    first, second = results("broken_loss")
-    alone = SCENARIOS["broken_loss"](checkpoint, records, tmp_path, 1)
+@pytest.mark.parametrize("name", ["broken_loss", "stage1_broken_loss"])
+def test_a_broken_loss_on_one_process_stops_both_before_the_optimizer_step(
+    checkpoint, records, results, tmp_path, name
+):
+    first, second = results(name)
+    alone = SCENARIOS[name](checkpoint, records, tmp_path, 1)
     assert "not finite at step 2 ({'loss/coord_ce': nan})" in first["message"]
     assert first["message"] == second["message"] == alone["message"]
     for result in (first, second, alone):
@@ -119,6 +130,18 @@ def test_a_resumed_run_of_two_processes_continues_exactly(results):
         assert result["expected"] == result["actual"] and result["actual"]
         for name, value in result["weights"].items():
             assert torch.equal(value, result["resumed_weights"][name]), name
+
+
+def test_two_processes_whose_random_states_differ_share_each_epoch_and_resume_it(results, records):
+    first, second = results("stage1_resumed")
+    for epoch in range(2):
+        served = [result["served"][4 * epoch : 4 * epoch + 4] for result in (first, second)]
+        assert sorted(sum(served, [])) == list(range(len(records)))
+    for result in (first, second):
+        assert result["actual"] and len(result["actual"]) == len(result["expected"])
+        for actual, expected in zip(result["actual"], result["expected"], strict=True):
+            assert actual | {"num_tokens": 0} == expected | {"num_tokens": 0}  # counted from a process's beginning
+        assert all(torch.equal(value, result["resumed_weights"][name]) for name, value in result["weights"].items())
 
 
 def test_both_processes_generate_anew_when_one_lost_its_rollouts(results):

@@ -1,12 +1,12 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""Evaluation inside Stage-2: exact figures on known predictions, several sets, and the choice of the best model."""
+"""Evaluation in both stages: exact figures on known predictions, several sets, and the choice of the best model."""
 
 import dataclasses
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import PLAIN_SGD, ScriptedEngine, make_trainer
+from toys import PLAIN_SGD, ScriptedEngine, make_stage1_trainer, make_stage2_trainer
 
 from coordexp_trl.protocols import ParsedCompletion
 from coordexp_trl.records import DetectionObject
@@ -26,9 +26,9 @@ SCENES = [
     ([("cat", OTHER), ("dog", BOX)], [("cat", (900, 900, 500, 500))]),
 ]
 
-# Average precision at IoU .50 to .95, read at 101 recalls, of each description. Red circles rank right (IoU 1), right up
-# to .65 (IoU 2/3), duplicate; cats wrong, right, right; no dog is written. Recall ends at 2/3, and at 1/3 from .70 on
-# for the circles.
+# Average precision of each description at IoU .50 to .95, read at 101 recalls. Red circles rank right (IoU 1), right
+# up to .65 (IoU 2/3), duplicate; cats wrong, right, right; no dog is written. Recall ends at 2/3; that of the circles
+# at 1/3 from .70 on.
 CIRCLES, CATS, DOGS = [67 / 101] * 4 + [34 / 101] * 6, [67 / 101 * 2 / 3] * 10, [0] * 10
 AVERAGES = {
     "ap": sum(CIRCLES + CATS + DOGS) / 30,
@@ -52,26 +52,30 @@ def scenes(records):
     return changed, predicted
 
 
-def evaluated_trainer(checkpoint, scenes, folder, eval_dataset=None, **options):
+MAKERS = {"stage1": make_stage1_trainer, "stage2": make_stage2_trainer}
+both_stages = pytest.mark.parametrize("make_trainer", MAKERS.values(), ids=MAKERS.keys())
+
+
+def evaluated_trainer(checkpoint, scenes, folder, make_trainer=make_stage2_trainer, eval_dataset=None, **options):
     records, predicted = scenes
-    trainer = make_trainer(
-        checkpoint,
-        records,
-        folder,
-        scripted=False,
-        trainer_options={"eval_dataset": records if eval_dataset is None else eval_dataset},
-        **options,
-    )
+    evaluated = {"eval_dataset": records if eval_dataset is None else eval_dataset}
+    trainer = make_trainer(checkpoint, records, folder, trainer_options=evaluated, **options)
     ScriptedEngine(trainer, records, lambda record: trainer.protocol.encode(predicted[record.images[0]]))
     return trainer
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 16])  # the last batch smaller, and the whole set smaller than a batch
 @pytest.mark.parametrize("training", [False, True])  # before training, and within it
-def test_figures_are_exact_whatever_the_batches(checkpoint, scenes, tmp_path, batch_size, training):
+@both_stages
+def test_figures_are_exact_whatever_the_batches(make_trainer, checkpoint, scenes, tmp_path, batch_size, training):
     options = {"per_device_train_batch_size": 5, "max_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     trainer = evaluated_trainer(
-        checkpoint, scenes, tmp_path, per_device_eval_batch_size=batch_size, **(options if training else {})
+        checkpoint,
+        scenes,
+        tmp_path,
+        make_trainer,
+        per_device_eval_batch_size=batch_size,
+        **(options if training else {}),
     )
     if training:
         trainer.train()
@@ -94,11 +98,13 @@ def test_figures_are_exact_whatever_the_batches(checkpoint, scenes, tmp_path, ba
     assert "eval_loss" not in metrics
     calls = [(number, sampling.temperature, sampling.num_generations) for number, sampling in trainer.engine.calls]
     sizes = [min(batch_size, 5 - start) for start in range(0, 5, batch_size)]
-    assert calls[1 if training else 0 :] == [(size, 0.0, 1) for size in sizes]
+    rolled_out = training and make_trainer is make_stage2_trainer  # for the training step
+    assert calls[rolled_out:] == [(size, 0.0, 1) for size in sizes]
 
 
-def test_the_iou_threshold_decides(checkpoint, scenes, tmp_path):
-    metrics = evaluated_trainer(checkpoint, scenes, tmp_path, eval_iou_threshold=0.7).evaluate()
+@both_stages
+def test_the_iou_threshold_decides(make_trainer, checkpoint, scenes, tmp_path):
+    metrics = evaluated_trainer(checkpoint, scenes, tmp_path, make_trainer, eval_iou_threshold=0.7).evaluate()
     assert metrics["eval_precision"] == 3 / 6
     assert metrics["eval_mean_iou"] == pytest.approx(1.0, abs=1e-12)
 
@@ -121,12 +127,14 @@ def test_cut_completions_count_what_was_complete(checkpoint, scenes, tmp_path):
     assert metrics["eval_parse_rate"] == 0
 
 
-def test_several_sets_and_sets_given_later(checkpoint, scenes, tmp_path):
+@both_stages
+def test_several_sets_and_sets_given_later(make_trainer, checkpoint, scenes, tmp_path):
     records, _ = scenes
     trainer = evaluated_trainer(
         checkpoint,
         scenes,
         tmp_path,
+        make_trainer,
         eval_dataset={"easy": records[:1], "hard": records[1:]},
         per_device_train_batch_size=5,
         max_steps=1,
@@ -141,9 +149,10 @@ def test_several_sets_and_sets_given_later(checkpoint, scenes, tmp_path):
     assert trainer.evaluate({"new": records[1:]}, metric_key_prefix="test")["test_new_recall"] == 2 / 6
 
 
-def test_detect_returns_what_the_model_wrote(checkpoint, scenes, tmp_path):
+@both_stages
+def test_detect_returns_what_the_model_wrote(make_trainer, checkpoint, scenes, tmp_path):
     records, predicted = scenes
-    trainer = evaluated_trainer(checkpoint, scenes, tmp_path, per_device_eval_batch_size=2)
+    trainer = evaluated_trainer(checkpoint, scenes, tmp_path, make_trainer, per_device_eval_batch_size=2)
     found = trainer.detect(records)
     assert all(isinstance(item, ParsedCompletion) for item in found)
     for record, item in zip(records, found, strict=True):
@@ -152,12 +161,14 @@ def test_detect_returns_what_the_model_wrote(checkpoint, scenes, tmp_path):
 
 
 @pytest.mark.parametrize("metric", [None, "mean_iou"])
-def test_the_best_model_is_loaded_at_the_end(checkpoint, scenes, tmp_path, metric):
+@both_stages
+def test_the_best_model_is_loaded_at_the_end(make_trainer, checkpoint, scenes, tmp_path, metric):
     records, predicted = scenes
     trainer = evaluated_trainer(
         checkpoint,
         scenes,
         tmp_path,
+        make_trainer,
         per_device_train_batch_size=5,
         max_steps=3,
         eval_strategy="steps",
@@ -171,7 +182,7 @@ def test_the_best_model_is_loaded_at_the_end(checkpoint, scenes, tmp_path, metri
     answers, generate = trainer.engine.answers, trainer.engine.generate
 
     def worse_later(prompts, sampling, features=None):
-        wrong = trainer.state.global_step == 1 or trainer.state.global_step == 3
+        wrong = trainer.state.global_step in (1, 3)
         trainer.engine.answers = {key: ids[:9] if wrong else ids for key, ids in answers.items()}
         return generate(prompts, sampling, features)
 
