@@ -305,7 +305,7 @@ def create_tiny_checkpoint(
 def detector_path() -> Path:
     """
     The tiny detector that the package ships: a Qwen3-VL of 2 million parameters, trained from random weights by
-    Stage-1 on pictures of shapes until its held-out F1 was flat. Its recipe and training log lie beside it.
+    Stage-1 on pictures of shapes. Its recipes and training logs lie beside it.
 
     Returns:
         `Path`: Checkpoint folder, for `from_pretrained`.

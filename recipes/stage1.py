@@ -2,7 +2,7 @@
 """
 Stage-1: teach a model to write boxes as coordinate tokens.
 
-    accelerate launch recipes/stage1.py --config recipes/stage1_tiny_cpu.yaml
+    accelerate launch recipes/stage1.py --config recipes/stage1_qwen3vl_4b_full.yaml
 
 Every field of the three dataclasses is an option: in the YAML file, or on the command line (which wins).
 """

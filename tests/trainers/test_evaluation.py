@@ -2,6 +2,7 @@
 """Evaluation in both stages: exact figures on known predictions, several sets, and the choice of the best model."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -125,6 +126,23 @@ def test_cut_completions_count_what_was_complete(checkpoint, scenes, tmp_path):
     assert metrics["eval_f1"] == 8 / 14
     assert metrics["eval_truncation_rate"] == 1
     assert metrics["eval_parse_rate"] == 0
+
+
+def test_objects_of_a_broken_model_rank_last(checkpoint, scenes, tmp_path):
+    trainer = evaluated_trainer(checkpoint, scenes, tmp_path)
+    generate = trainer.engine.generate
+
+    def broken(*args):
+        first, *others = generate(*args)
+        first.logprobs = [math.nan] * len(first.logprobs)
+        return [first, *others]
+
+    trainer.engine.generate = broken
+    metrics = trainer.evaluate()
+    assert metrics["eval_f1"] == 8 / 14
+    # The first picture's circles come after the other one, which is too loose at .75
+    assert metrics["eval_ap50"] == pytest.approx(AVERAGES["ap50"], abs=1e-12)
+    assert metrics["eval_ap75"] == pytest.approx((34 / 101 / 2 + CATS[5]) / 3, abs=1e-12)
 
 
 @both_stages

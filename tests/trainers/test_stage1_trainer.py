@@ -267,6 +267,7 @@ def test_adapters_can_train_the_rows_of_the_coordinate_tokens(
     assert "do not learn" not in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.parametrize(
     ("options", "lora", "warned"),
     [
