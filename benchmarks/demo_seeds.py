@@ -11,13 +11,13 @@ Stage-1 gets as many steps as fit into the seconds that Stage-2 took, by the spe
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from machine import cpu_model
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 COLUMNS = {
@@ -50,11 +50,6 @@ def row(label: str, steps: object, seconds: object, metrics: list[dict]) -> str:
         spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
         cells.append(f"{statistics.mean(values):.3f}{spread}")
     return f"| {label} | {steps} | {seconds} | {' | '.join(cells)} |"
-
-
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ Time is that of one forward and backward, after an unmeasured run of the same ar
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ import time
 from pathlib import Path
 
 import torch
+from machine import cpu_model
 from torch import nn
 
 from coordexp_trl.losses.coordinate import (
@@ -122,11 +122,6 @@ def gradient_difference(args: argparse.Namespace) -> dict:
 def run_in_fresh_process(argv: list[str]) -> dict:
     command = [sys.executable, str(Path(__file__).resolve()), *argv]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

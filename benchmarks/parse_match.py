@@ -17,10 +17,10 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import transformers
+from machine import cpu_model
 
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.matching import match_batch
@@ -83,9 +83,8 @@ def main() -> None:
     rollouts = [random_objects(rng, options.objects) for _ in range(options.rollouts)]
     gt = ground_truth(rng, rollouts)
 
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "unknown")
     print(
-        f"{cpu.split(':')[-1].strip()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
+        f"{cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"minimum of {options.repeats} runs.\n"
     )

@@ -14,7 +14,6 @@ gradients, optimizer states and activations. Time is the median over the steps b
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from machine import cpu_model
 from transformers import Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -113,11 +113,6 @@ def measure(args: argparse.Namespace) -> dict:
         trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": statistics.median(clock.seconds[WARM_UP:]), "extra": peak - before}
-
-
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

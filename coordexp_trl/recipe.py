@@ -134,8 +134,8 @@ def launch_on_cpu(script: str | os.PathLike, *options: object) -> None:
 
 def run_recipe(main: Callable[[], None]) -> None:
     """
-    Runs a recipe's main function; a mistake of the user is printed without a traceback (unless `COORDEXP_DEBUG=1`
-    is in the environment) and exits with status 2.
+    Runs a recipe's main function; a mistake of the user, or a loss that is not finite, is printed without a traceback
+    (unless `COORDEXP_DEBUG=1` is in the environment) and exits with status 2.
 
     Args:
         main (`Callable`):
@@ -143,7 +143,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("COORDEXP_DEBUG", "0") not in ("", "0"):
             raise
         state = PartialState()

@@ -1,7 +1,16 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Tables on the terminal."""
 
+import numbers
 from collections.abc import Iterable, Sequence
+
+
+def format_cell(cell: object) -> str:
+    """Returns the text of a cell: floats, NumPy's too, with 4 significant digits, and a dash for `None`."""
+    if cell is None:
+        return "–"
+    is_float = isinstance(cell, numbers.Real) and not isinstance(cell, numbers.Integral)
+    return f"{cell:.4g}" if is_float else str(cell)
 
 
 def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str] | None = None) -> None:
@@ -25,5 +34,5 @@ def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str] | None 
         numeric = all(isinstance(row[index], int | float) for row in rows)
         table.add_column(headers[index] if headers else "", justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
+        table.add_row(*(Text(format_cell(cell)) for cell in row))
     Console(highlight=False).print(table)

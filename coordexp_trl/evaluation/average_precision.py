@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
-from coordexp_trl.boxes import sort_corners
+from coordexp_trl.evaluation.f1 import Boxes, as_boxes
 from coordexp_trl.matching import normalize_desc
-
-Boxes = torch.Tensor | np.ndarray | Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -137,14 +135,9 @@ def _append(annotations: list[dict], index: int, box: list[float], **score: floa
 
 def _as_xywh(name: str, boxes: Boxes, descs: Sequence[str]) -> np.ndarray:
     """Returns float64 boxes of shape `(N, 4)`, corners sorted, as corner and size."""
-    boxes = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").detach()
-    if boxes.numel() == 0:
-        boxes = boxes.reshape(0, 4)
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{name}: must have shape (N, 4), got {tuple(boxes.shape)}.")
+    boxes = as_boxes(name, boxes)
     if len(boxes) != len(descs):
         raise ValueError(f"{name}: got {len(boxes)} boxes for {len(descs)} descriptions.")
-    boxes = sort_corners(boxes)
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).numpy()
 
 

@@ -216,17 +216,23 @@ def _check_threshold(name: str, value: float) -> None:
         raise ValueError(f"{name} = {value}: must be in (0, 1].")
 
 
-def _prepare(name: str, boxes: Boxes, descs: Sequence[str], class_agnostic: bool) -> tuple[torch.Tensor, np.ndarray]:
-    """Returns float64 boxes `(N, 4)` with sorted corners, and a class for each."""
+def as_boxes(name: str, boxes: Boxes) -> torch.Tensor:
+    """Returns float64 boxes of shape `(N, 4)` with sorted corners; `name` is that of the argument, for the error."""
     boxes = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").detach()
     if boxes.numel() == 0:
         boxes = boxes.reshape(0, 4)
     if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{name}_boxes: must have shape (N, 4), got {tuple(boxes.shape)}.")
+        raise ValueError(f"{name}: must have shape (N, 4), got {tuple(boxes.shape)}.")
+    return sort_corners(boxes)
+
+
+def _prepare(name: str, boxes: Boxes, descs: Sequence[str], class_agnostic: bool) -> tuple[torch.Tensor, np.ndarray]:
+    """Returns float64 boxes `(N, 4)` with sorted corners, and a class for each."""
+    boxes = as_boxes(f"{name}_boxes", boxes)
     if len(boxes) != len(descs):
         raise ValueError(f"{name}_boxes, {name}_descs: got {len(boxes)} boxes but {len(descs)} descriptions.")
     keys = np.array(["" if class_agnostic else normalize_desc(desc) for desc in descs], dtype=object)
-    return sort_corners(boxes), keys
+    return boxes, keys
 
 
 def _canonical_order(boxes: torch.Tensor, keys: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from coordexp_trl.evaluation.pictures import COLORS
+from coordexp_trl.tables import format_cell
 
 OVERLAY_LEGEND = {
     "ground truth": COLORS["GT"],
@@ -161,7 +162,7 @@ def _table_view(table: Table) -> dict[str, object]:
         index > 0 and all(row[index] is None or isinstance(row[index], numbers.Real) for row in table.rows)
         for index in range(len(table.headers))
     ]
-    rows = [[_cell_text(cell) for cell in row] for row in table.rows]
+    rows = [[format_cell(cell) for cell in row] for row in table.rows]
     return {
         "kind": "table",
         "title": table.title,
@@ -170,13 +171,6 @@ def _table_view(table: Table) -> dict[str, object]:
         "numeric": numeric,
         "rows": rows,
     }
-
-
-def _cell_text(cell: object) -> str:
-    if cell is None:
-        return "–"
-    is_float = isinstance(cell, numbers.Real) and not isinstance(cell, numbers.Integral)  # those of NumPy too
-    return f"{cell:.4g}" if is_float else str(cell)
 
 
 def _gallery_view(gallery: Gallery) -> dict[str, object]:

@@ -27,7 +27,7 @@ from coordexp_trl.sequences import ground_truth
 from coordexp_trl.trainers.data import RecordDataset, Sample
 from coordexp_trl.trainers.detection_config import DetectionConfig
 from coordexp_trl.trainers.evaluated_image import EvaluatedImage, evaluation_metrics
-from coordexp_trl.trainers.record_checks import check_images, check_rollout_lengths, fit_records
+from coordexp_trl.trainers.record_checks import check_images, check_rollout_lengths, fit_records, warn_of_cut_rollouts
 from coordexp_trl.trainers.setup import end_token_ids, read_vocabulary
 
 EvalRecords = Sequence[DetectionRecord] | dict[str, Sequence[DetectionRecord]] | None
@@ -38,6 +38,9 @@ class RolloutEvaluationMixin:
     For a [`~transformers.Trainer`] whose configuration is a [`DetectionConfig`] and whose evaluation datasets are
     [`RecordDataset`]s: call `_read_checkpoint` before `super().__init__()` and `_set_up_rollouts` after it.
     """
+
+    def _send_telemetry(self) -> None:
+        """TRL reports its own trainers' use; this project reports nothing."""
 
     def _read_checkpoint(self, model: PreTrainedModel, processor: ProcessorMixin, args: DetectionConfig) -> None:
         """What checkpoint and configuration say about tokens and prompts."""
@@ -56,20 +59,27 @@ class RolloutEvaluationMixin:
         args: DetectionConfig,
         train_dataset: Sequence[DetectionRecord] | None,
         eval_dataset: EvalRecords,
+        roll_out_training: bool,
     ) -> tuple[Sequence[DetectionRecord] | None, list[tuple[int, int]]]:
         """Returns the training records that fit, and their lengths; see [`fit_records`]."""
         max_length = args.max_length or model.config.get_text_config().max_position_embeddings
-        named = eval_dataset if isinstance(eval_dataset, dict) else {}
-        if not isinstance(eval_dataset, dict | None):
-            named = {None: eval_dataset}
-        for key, records in named.items():
-            name = "eval_dataset" if key is None else f"eval_dataset[{key!r}]"
+        if isinstance(eval_dataset, dict):
+            rolled_out = {f"eval_dataset[{key!r}]": records for key, records in eval_dataset.items()}
+        else:
+            rolled_out = {} if eval_dataset is None else {"eval_dataset": eval_dataset}
+        lengths = []
+        if train_dataset is not None:
+            check_images("train_dataset", train_dataset)
+            train_dataset, lengths = fit_records(
+                train_dataset, self.prompt_builder, self.protocol, self.grid, max_length, args.too_long
+            )
+            if roll_out_training:
+                rolled_out["train_dataset"] = train_dataset
+                warn_of_cut_rollouts(lengths, args.max_completion_length)
+        for name, records in rolled_out.items():
             check_images(name, records)
             check_rollout_lengths(name, records, self.prompt_builder, max_length, args.max_completion_length)
-        if train_dataset is None:
-            return None, []
-        check_images("train_dataset", train_dataset)
-        return fit_records(train_dataset, self.prompt_builder, self.protocol, self.grid, max_length, args.too_long)
+        return train_dataset, lengths
 
     def _set_up_rollouts(self) -> None:
         self.engine = TransformersEngine(

@@ -96,7 +96,7 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
         set_seed(args.seed)  # adapters are initialised randomly
         model, processing_class = load_model_and_processor(model, processing_class, args)
         self._read_checkpoint(model, processing_class, args)
-        self.records, lengths = self._check_records(model, args, train_dataset, eval_dataset)
+        self.records, lengths = self._check_records(model, args, train_dataset, eval_dataset, roll_out_training=False)
         model = wrap_with_adapters(model, peft_config, args)
         freeze_modules(model, args.freeze)
         if not any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters()):
@@ -145,9 +145,6 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
         self._length_sampler: LengthGroupedSampler | None = None
         self._set_up_rollouts()
         self._reset_step_loss()
-
-    def _send_telemetry(self) -> None:
-        """TRL reports its own trainers' use; this project reports nothing."""
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Adds to each micro-batch the units of its optimizer step; see [`~transformers.Trainer`]."""

@@ -35,7 +35,6 @@ from coordexp_trl.sequences import GroundTruthObject, SequenceBuilder, ground_tr
 from coordexp_trl.trainers.completions import CompletionTable
 from coordexp_trl.trainers.data import GenerationBatchSampler, RecordDataset, Sample, without_repeats
 from coordexp_trl.trainers.micro_batch import MicroBatch, split_generation
-from coordexp_trl.trainers.record_checks import check_rollout_lengths, warn_of_cut_rollouts
 from coordexp_trl.trainers.rollout_evaluation import EvalRecords, RolloutEvaluationMixin, as_datasets
 from coordexp_trl.trainers.rollout_stats import RolloutStats, matched_counts
 from coordexp_trl.trainers.setup import load_model_and_processor, refuse_data_parallel, wrap_with_adapters
@@ -108,13 +107,7 @@ class CoordExpStage2Trainer(StepLossMixin, RolloutEvaluationMixin, _BaseTrainer)
         set_seed(args.seed)  # adapters are initialised randomly
         model, processing_class = load_model_and_processor(model, processing_class, args)
         self._read_checkpoint(model, processing_class, args)
-        self.records, lengths = self._check_records(model, args, train_dataset, eval_dataset)
-        if self.records is not None:
-            max_length = args.max_length or model.config.get_text_config().max_position_embeddings
-            check_rollout_lengths(
-                "train_dataset", self.records, self.prompt_builder, max_length, args.max_completion_length
-            )
-            warn_of_cut_rollouts(lengths, args.max_completion_length)
+        self.records, _ = self._check_records(model, args, train_dataset, eval_dataset, roll_out_training=True)
         model = wrap_with_adapters(model, peft_config, args)
         freeze_modules(model, args.freeze)
         if args.disable_dropout:
@@ -143,14 +136,10 @@ class CoordExpStage2Trainer(StepLossMixin, RolloutEvaluationMixin, _BaseTrainer)
             extra_policy=args.extra_policy,
         )
         self._set_up_rollouts()
-        self._forward_redirection = _ForwardRedirection()
         self._completions = CompletionTable(args) if args.log_completions else None
         self._reset_steps()
         # Processes must sample different completions
         set_seed(args.seed, device_specific=True)
-
-    def _send_telemetry(self) -> None:
-        """TRL reports its own trainers' use; this project reports nothing."""
 
     # The E-step: one generation serves `steps_per_generation` micro-steps
 
@@ -198,7 +187,7 @@ class CoordExpStage2Trainer(StepLossMixin, RolloutEvaluationMixin, _BaseTrainer)
         with torch.no_grad(), self._model_for_generation() as model:
             if self._dist.fsdp_version == 2:  # gathers what its root holds in the root's forward only
                 call = (self.model_wrapped, model, ImageFeatures.encode, backbone(model), prompts)
-                return prompts, self._forward_redirection(*call)
+                return prompts, _ForwardRedirection()(*call)
             return prompts, ImageFeatures.encode(backbone(model), prompts)
 
     def _match(self, parsed: list[ParsedCompletion], objects: list[list[GroundTruthObject]]) -> list[Match]:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.models.utils import _ForwardRedirection
 
-from coordexp_trl.losses.terms import DIAGNOSTICS, UNIT_OF_TERM, LossConfig
+from coordexp_trl.losses.terms import DIAGNOSTICS, UNIT_OF_TERM
 from coordexp_trl.models import without_adapters
 
 TERMS = {f"loss/{name}": unit for name, unit in UNIT_OF_TERM.items()} | dict.fromkeys(DIAGNOSTICS, "slots")
@@ -20,8 +20,8 @@ TERMS = {f"loss/{name}": unit for name, unit in UNIT_OF_TERM.items()} | dict.fro
 class StepLossMixin:
     """
     For a [`~transformers.Trainer`] that supplies `_forward(model, batch, config)`, which returns what [`loss_terms`]
-    does, and `loss_config(progress)`. The terms of a step are logged as `loss/*`, and a step whose loss is not finite
-    is refused before it changes a weight.
+    does, and whose configuration has `loss_config(progress)`. The terms of a step are logged as `loss/*`, and a step
+    whose loss is not finite is refused before it changes a weight.
     """
 
     def _reset_step_loss(self) -> None:
@@ -29,10 +29,6 @@ class StepLossMixin:
         self._step_units: dict[str, float] = {}
         self._step_total: torch.Tensor | float = 0.0
         self._forward_seconds = 0.0
-
-    def loss_config(self, progress: float) -> LossConfig:
-        """The losses at a point of the run, `progress` in [0, 1]."""
-        return self.args.loss_config(progress)
 
     def _step_loss(self, model: torch.nn.Module, batch: Any, units: Mapping[str, float]) -> torch.Tensor:
         """
@@ -48,7 +44,7 @@ class StepLossMixin:
             `torch.Tensor`: This micro-batch's share of the optimizer step's loss, times the number of processes, over
             which gradients are averaged.
         """
-        config = self.loss_config(self.state.global_step / max(self.state.max_steps, 1))
+        config = self.args.loss_config(self.state.global_step / max(self.state.max_steps, 1))
         unwrapped: PreTrainedModel = self.accelerator.unwrap_model(model)
         # Inside the wrapper's forward, so that DDP prepares its backward and FSDP / ZeRO-3 gather the parameters
         sums, diagnostics = _ForwardRedirection()(

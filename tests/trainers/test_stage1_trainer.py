@@ -107,7 +107,7 @@ def test_loss_gradients_and_log_are_those_of_full_logits(checkpoint, records, tm
 @pytest.mark.parametrize("term", TERMS)
 def test_each_term_alone_reaches_the_parameters_it_should(untied_checkpoint, records, tmp_path, monkeypatch, term):
     trainer = make_stage1_trainer(untied_checkpoint, records, tmp_path, per_device_train_batch_size=8)
-    monkeypatch.setattr(trainer, "loss_config", lambda progress: LossConfig({term: 1.0}))
+    monkeypatch.setattr(trainer.args, "loss_config", lambda progress: LossConfig({term: 1.0}))
     grads = gradients_of(trainer, trainer.compute_loss(trainer.model, one_batch(trainer)))
     for part in ("model.language_model.layers.0.self_attn.q_proj.weight", "model.visual.blocks.0.attn.qkv.weight"):
         assert grads[part].abs().max() > 0
@@ -121,7 +121,7 @@ def test_each_term_alone_reaches_the_parameters_it_should(untied_checkpoint, rec
 def test_options_reach_the_losses(checkpoint, records, tmp_path):
     trainer = make_stage1_trainer(checkpoint, records, tmp_path, coord_sigma=1.5, **WEIGHTS)
     for progress in (0.0, 1.0):
-        config = trainer.loss_config(progress)
+        config = trainer.args.loss_config(progress)
         assert config.sigma == 1.5
         assert config.weights == {"text": 1.0} | {
             name.removesuffix("_weight"): value for name, value in WEIGHTS.items()
