@@ -4,7 +4,8 @@
 Three modes, each a function of the same inputs:
 
 * `two_sequence`: the rollout itself, supervised only at the slots of matched objects (self-context), and the ground
-  truth re-ordered to follow the rollout, supervised everywhere.
+  truth re-ordered to follow the rollout, supervised everywhere; missed objects come last or where the canonical order
+  has them.
 * `appended`: one sequence, the rollout up to its last complete object, then the missed objects, close and end.
 * `expert`: as `appended`, and the rollout's own tokens are labelled with what an expert would write in that state
   (DAgger: Ross et al., 2011, https://huggingface.co/papers/1011.0686), the expert being the set of objects not yet
@@ -28,6 +29,7 @@ from coordexp_trl.records import DetectionRecord
 
 MODES = ("two_sequence", "appended", "expert")
 EXTRA_POLICIES = ("expert", "neutral")
+MISSED_ORDERS = ("last", "canonical")
 ORDERS = ("sorted", "random", "as_is")
 
 
@@ -147,6 +149,12 @@ class SequenceBuilder:
         extra_policy (`str`, *optional*, defaults to `"expert"`):
             What is asked of unmatched predictions in `mode="expert"`: `"expert"` labels their opening with what
             should stand there instead, `"neutral"` leaves them unsupervised.
+        missed_order (`str`, *optional*, defaults to `"last"`):
+            Where the re-ordered ground truth has the missed objects (`mode="two_sequence"`): `"last"` puts them after
+            the matched ones, `"canonical"` puts each before the first object that follows it in canonical order.
+        self_context (`bool`, *optional*, defaults to `True`):
+            Whether `mode="two_sequence"` has the rollout's own sequence; without it the ground truth follows the
+            rollout's order, and half of the forward is saved.
     """
 
     protocol: Protocol
@@ -156,9 +164,12 @@ class SequenceBuilder:
     self_context_coord_weight: float = 1.0
     own_token_weight: float = 0.5
     extra_policy: str = "expert"
+    missed_order: str = "last"
+    self_context: bool = True
 
     def __post_init__(self):
         assert self.mode in MODES and self.extra_policy in EXTRA_POLICIES, (self.mode, self.extra_policy)
+        assert self.missed_order in MISSED_ORDERS, self.missed_order
 
     def build(
         self, ids: Sequence[int], parsed: ParsedCompletion, match: Match, objects: Sequence[GroundTruthObject]
@@ -178,13 +189,12 @@ class SequenceBuilder:
             `list[TrainingSequence]`: One or two sequences. A rollout without matches (an unparseable one, say) leaves
             supervision on the ground truth alone.
         """
-        missed = [objects[j] for j in match.unmatched_ground_truth]
         if self.mode == "two_sequence":
-            reordered = [objects[j] for _, j in match.pairs] + missed
-            sequences = [self.write(reordered)]
-            if match.pairs:
+            sequences = [self.write([objects[j] for j in self._reordered(match)])]
+            if match.pairs and self.self_context:
                 sequences.append(self._self_context(ids, parsed, match, objects))
             return sequences
+        missed = [objects[j] for j in match.unmatched_ground_truth]
         sequence = self._prefix(ids, parsed)
         self._supervise_matched(sequence, parsed, match, objects)
         if self.mode == "expert":
@@ -201,6 +211,14 @@ class SequenceBuilder:
             `TrainingSequence`: The ground truth alone, supervised everywhere.
         """
         return self._written_by_expert(TrainingSequence([]), objects)
+
+    def _reordered(self, match: Match) -> list[int]:
+        """The indices of the ground truth: matched objects in the rollout's order, and the missed ones."""
+        order = [j for _, j in match.pairs]
+        for j in match.unmatched_ground_truth:
+            later = (place for place, other in enumerate(order) if other > j)
+            order.insert(len(order) if self.missed_order == "last" else next(later, len(order)), j)
+        return order
 
     def _self_context(self, ids, parsed, match, objects) -> TrainingSequence:
         # Nothing is asked beyond the last matched object, so nothing beyond it is run forward.

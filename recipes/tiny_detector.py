@@ -21,7 +21,11 @@ from coordexp_trl.tiny import DETECTOR_SCENES, DETECTOR_SEEDS, create_tiny_check
 
 RECIPES = Path(__file__).resolve().parent
 # Each recipe, and the folder of its run
-PHASES = {"stage1_tiny_detector_easy.yaml": "easy_run", "stage1_tiny_detector.yaml": "run"}
+PHASES = {
+    "stage1_tiny_detector_easy.yaml": "easy_run",
+    "stage1_tiny_detector.yaml": "run",
+    "stage1_tiny_detector_long.yaml": "long_run",
+}
 WORK = Path("runs/tiny_detector")  # as the recipes say
 
 

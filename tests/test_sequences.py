@@ -516,6 +516,33 @@ def test_the_order_of_the_annotation_changes_nothing(mode, data):
     assert first == second
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ([], [0, 1, 2, 3, 4]),
+        ([1, 3], [0, 1, 2, 3, 4]),  # canonical itself: so is the whole
+        ([0, 1, 2], [0, 1, 2, 3, 4]),
+        ([4, 2, 0], [1, 3, 4, 2, 0]),  # before the first that follows it; the written ones keep their order
+        ([2, 0, 4], [1, 2, 0, 3, 4]),
+    ],
+)
+def test_missed_objects_in_their_canonical_place(written, expected):
+    objects = [("cat", (c * 110, c * 100, c * 110 + 90, c * 100 + 80)) for c in range(5)]
+    ids = tokenize(set_text("tags", [objects[k] for k in written]))
+    sequences = build(protocol_of("tags"), ids, truth(*objects), "two_sequence", missed_order="canonical")
+    text = set_text("tags", [objects[k] for k in expected])
+    assert get_tokenizer().decode(sequences[0].ids) == text + "<|im_end|>"
+    # The rollout's own sequence does not depend on it
+    assert sequences[1:] == build(protocol_of("tags"), ids, truth(*objects), "two_sequence")[1:]
+
+
+def test_the_own_sequence_can_be_left_out():
+    ids = tokenize(set_text("tags", [CAT, DOG]))
+    both = build(protocol_of("tags"), ids, truth(CAT, DOG), "two_sequence")
+    assert len(both) == 2
+    assert build(protocol_of("tags"), ids, truth(CAT, DOG), "two_sequence", self_context=False) == both[:1]
+
+
 @pytest.mark.parametrize("name", PROTOCOLS)
 @settings(max_examples=40)
 @given(data=st.data())

@@ -9,7 +9,7 @@ from trl.trainer.base_config import _BaseConfig
 from coordexp_trl.generation import SamplingConfig
 from coordexp_trl.losses.terms import LossConfig
 from coordexp_trl.matching import MatchingConfig
-from coordexp_trl.sequences import EXTRA_POLICIES, MODES
+from coordexp_trl.sequences import EXTRA_POLICIES, MISSED_ORDERS, MODES
 from coordexp_trl.trainers.detection_config import DetectionConfig, check_choice
 
 
@@ -67,10 +67,14 @@ class CoordExpStage2Config(DetectionConfig, _BaseConfig):
             Cost of a pair whose descriptions differ.
         mode (`str`, *optional*, defaults to `"two_sequence"`):
             What a rollout becomes: `"two_sequence"`, `"appended"` or `"expert"`, see [`SequenceBuilder`].
+        missed_order (`str`, *optional*, defaults to `"last"`):
+            Where the re-ordered ground truth has missed objects: `"last"`, or in their `"canonical"` place among the
+            others (`mode="two_sequence"`).
         eos_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the end token. Lower values let rollouts grow and cost precision.
         self_context_coord_weight (`float`, *optional*, defaults to `1.0`):
-            Weight of the coordinate terms at matched slots of the rollout; `0` leaves geometry alone there.
+            Weight of the coordinate terms at matched slots of the rollout; `0` leaves geometry alone there, and where
+            the box weights are 0 too, `mode="two_sequence"` trains on the re-ordered ground truth only.
         own_token_weight (`float`, *optional*, defaults to `0.5`):
             Weight of the expert's labels on the rollout's own text (`mode="expert"`).
         extra_policy (`str`, *optional*, defaults to `"expert"`):
@@ -153,6 +157,10 @@ class CoordExpStage2Config(DetectionConfig, _BaseConfig):
     mode: str = field(
         default="two_sequence", metadata={"help": "What a rollout becomes: two_sequence, appended or expert."}
     )
+    missed_order: str = field(
+        default="last",
+        metadata={"help": "Place of missed objects in the re-ordered ground truth: last or canonical."},
+    )
     eos_weight: float = field(default=1.0, metadata={"help": "Weight of the end token."})
     self_context_coord_weight: float = field(
         default=1.0, metadata={"help": "Weight of the coordinate terms at matched slots of the rollout."}
@@ -190,6 +198,7 @@ class CoordExpStage2Config(DetectionConfig, _BaseConfig):
         super().__post_init__()
         check_choice("mode", self.mode, MODES)
         check_choice("extra_policy", self.extra_policy, EXTRA_POLICIES)
+        check_choice("missed_order", self.missed_order, MISSED_ORDERS)
         check_choice("iou_loss", self.iou_loss, ("giou", "ciou"))
         for name in ("coord_temperature", "coord_temperature_end", "coord_top_k"):
             self._check_positive(name)

@@ -134,6 +134,9 @@ class CoordExpStage2Trainer(StepLossMixin, RolloutEvaluationMixin, _BaseTrainer)
             self_context_coord_weight=args.self_context_coord_weight,
             own_token_weight=args.own_token_weight,
             extra_policy=args.extra_policy,
+            missed_order=args.missed_order,
+            # Nothing is asked of it without these
+            self_context=max(args.self_context_coord_weight, args.bbox_l1_weight, args.bbox_iou_weight) > 0,
         )
         self._set_up_rollouts()
         self._completions = CompletionTable(args) if args.log_completions else None

@@ -15,6 +15,7 @@ from coordexp_trl import CoordExpStage2Config
     [
         ({"mode": "two-sequence"}, "mode", "'two-sequence'", "'two_sequence', 'appended', 'expert'"),
         ({"extra_policy": "ignore"}, "extra_policy", "'ignore'", "'expert', 'neutral'"),
+        ({"missed_order": "first"}, "missed_order", "'first'", "'last', 'canonical'"),
         ({"iou_loss": "diou"}, "iou_loss", "'diou'", "'giou', 'ciou'"),
         # One case a weight: none is forgotten
         *[({name: -0.5}, name, "-0.5", "0 or greater") for name in ALL_WEIGHTS],
