@@ -271,6 +271,7 @@ def test_two_sequence_and_appended(case, name):
     rollout, objects, two, appended = case(name, lambda: Script(name))
     ids, objects = tokenize(rollout), truth(*objects)
     assert build(protocol_of(name), ids, objects, "two_sequence") == [script.sequence for script in two]
+    assert build(protocol_of(name), ids, objects, "two_sequence", self_context=False) == [two[0].sequence]
     assert build(protocol_of(name), ids, objects, "appended") == [appended.sequence]
 
 
@@ -534,13 +535,6 @@ def test_missed_objects_in_their_canonical_place(written, expected):
     assert get_tokenizer().decode(sequences[0].ids) == text + "<|im_end|>"
     # The rollout's own sequence does not depend on it
     assert sequences[1:] == build(protocol_of("tags"), ids, truth(*objects), "two_sequence")[1:]
-
-
-def test_the_own_sequence_can_be_left_out():
-    ids = tokenize(set_text("tags", [CAT, DOG]))
-    both = build(protocol_of("tags"), ids, truth(CAT, DOG), "two_sequence")
-    assert len(both) == 2
-    assert build(protocol_of("tags"), ids, truth(CAT, DOG), "two_sequence", self_context=False) == both[:1]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
