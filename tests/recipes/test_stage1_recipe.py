@@ -16,7 +16,12 @@ PINNED_TERMS = {
     "loss/coord_soft_ce": 6.81515,
     "loss/coord_gate": 0.34064,
 }
-RUN = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-3}
+RUN = {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-3,
+    "coord_w1_weight": 0.0,  # the recipe's value is tuned for the demonstration
+}
 
 
 def test_short_run_is_pinned(work):
