@@ -22,7 +22,7 @@ install-vllm: $(INSTALLED_VLLM)  ## Add vLLM for the CPU to .venv
 demo: install  ## Watch Stage-2 make the tiny detector better (options: DEMO_ARGS="...")
 	$(BIN)/python recipes/demo.py $(DEMO_ARGS)
 
-tiny-detector: install  ## Train the detector that the package ships anew, about an hour and a half (options: DETECTOR_ARGS="...")
+tiny-detector: install  ## Train the detector that the package ships anew, about two hours (options: DETECTOR_ARGS="...")
 	$(BIN)/python recipes/tiny_detector.py $(DETECTOR_ARGS)
 
 test: install  ## Run the tests that this machine can run (options: TEST_ARGS="...")

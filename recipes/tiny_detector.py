@@ -25,6 +25,7 @@ PHASES = {
     "stage1_tiny_detector_easy.yaml": "easy_run",
     "stage1_tiny_detector.yaml": "run",
     "stage1_tiny_detector_long.yaml": "long_run",
+    "stage1_tiny_detector_random.yaml": "random_run",
 }
 WORK = Path("runs/tiny_detector")  # as the recipes say
 

@@ -21,7 +21,8 @@ def test_the_detector_is_small_and_tells_how_it_was_made():
     assert sum(weight.numel() for weight in weights.values()) <= 3_000_000
     assert {str(weight.dtype) for weight in weights.values()} == {"torch.bfloat16"}
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 8 * 2**20
-    for recipe in ("stage1_tiny_detector_easy", "stage1_tiny_detector", "stage1_tiny_detector_long"):
+    for phase in ("_easy", "", "_long", "_random"):
+        recipe = f"stage1_tiny_detector{phase}"
         assert (folder / f"{recipe}.yaml").read_text() == (RECIPES / f"{recipe}.yaml").read_text()
         log = [json.loads(line) for line in (folder / f"{recipe}.log.jsonl").read_text().splitlines()]
         assert any("train_runtime" in entry for entry in log)
