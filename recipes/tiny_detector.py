@@ -1,7 +1,7 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """
 Makes the tiny detector that the package ships, behind `make tiny-detector`: random weights → Stage-1 on easy, then on
-crowded pictures of shapes → a bfloat16 checkpoint with recipes and training logs.
+crowded pictures of shapes, at last in random order → a bfloat16 checkpoint with recipes and training logs.
 
 It makes model and pictures, then launches `recipes/stage1.py` as any user would. Options that are not its own are
 passed on, such as `--max_steps 100`.
