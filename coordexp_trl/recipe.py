@@ -197,6 +197,7 @@ def train(trainer_class: type[Trainer], config_class: type[TrainingArguments]) -
     trainer.save_state()
     configs = {type(config).__name__: _options(config) for config in (recipe_args, training_args, model_args)}
     finish_run(trainer, configs, before, after, drawn, seen_before, seen_after)
+    trainer.close()
 
 
 def load_records(args: RecipeArguments) -> tuple[list[DetectionRecord], list[DetectionRecord] | None]:

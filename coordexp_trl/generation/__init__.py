@@ -5,6 +5,7 @@ from coordexp_trl.generation.base import Rollout, RolloutEngine, SamplingConfig
 from coordexp_trl.generation.image_features import ImageFeatures, feature_placeholders
 from coordexp_trl.generation.prompts import DEFAULT_PROMPT, Prompt, PromptBuilder, check_prompt_ids
 from coordexp_trl.generation.transformers_engine import TransformersEngine
+from coordexp_trl.generation.vllm_config import VLLMConfig, check_vllm_sampling
 
 __all__ = [
     "DEFAULT_PROMPT",
@@ -15,6 +16,8 @@ __all__ = [
     "RolloutEngine",
     "SamplingConfig",
     "TransformersEngine",
+    "VLLMConfig",
     "check_prompt_ids",
+    "check_vllm_sampling",
     "feature_placeholders",
 ]

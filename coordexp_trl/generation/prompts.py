@@ -106,6 +106,27 @@ class PromptBuilder:
             for ids, pixel_values, grid in zip(inputs["input_ids"], pixels, grids, strict=True)
         ]
 
+    def image(self, prompt: Prompt) -> Image.Image:
+        """
+        Args:
+            prompt ([`Prompt`]):
+                A prompt that this builder made.
+
+        Returns:
+            `PIL.Image.Image`: Its image as the model sees it, resized. Processed once more, without resizing, it gives
+            the same pixel values, so an engine with a processor of its own needs nothing else.
+        """
+        processor = self.processor.image_processor
+        _, height, width = prompt.image_grid_thw[0].tolist()
+        merge, patch = processor.merge_size, processor.patch_size
+        # The processor's patchify, backwards: (block row, block column, row, column, channel, frame, y, x)
+        patches = prompt.pixel_values.reshape(
+            height // merge, width // merge, merge, merge, -1, processor.temporal_patch_size, patch, patch
+        )[..., 0, :, :]
+        pixels = patches.permute(0, 2, 5, 1, 3, 6, 4).reshape(height * patch, width * patch, -1)
+        pixels = pixels * torch.tensor(processor.image_std) + torch.tensor(processor.image_mean)
+        return Image.fromarray((pixels / processor.rescale_factor).round().clamp(0, 255).to(torch.uint8).numpy())
+
     def lengths(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
         """
         Prompt lengths without touching any image.

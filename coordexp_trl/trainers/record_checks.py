@@ -104,7 +104,7 @@ def check_rollout_lengths(
     prompts: PromptBuilder,
     max_length: int,
     max_completion_length: int,
-) -> None:
+) -> int:
     """
     Args:
         name (`str`):
@@ -118,6 +118,9 @@ def check_rollout_lengths(
         max_completion_length (`int`):
             Most tokens of a rollout.
 
+    Returns:
+        `int`: Tokens of the longest prompt and rollout together.
+
     Raises:
         `ValueError`: If the longest prompt leaves no room for the longest rollout.
     """
@@ -129,6 +132,7 @@ def check_rollout_lengths(
             f"takes {prompt_lengths[longest]} tokens and max_completion_length={max_completion_length}. Reduce "
             "max_pixels or max_completion_length, or raise max_length."
         )
+    return prompt_lengths[longest] + max_completion_length
 
 
 def warn_of_cut_rollouts(lengths: Sequence[tuple[int, int]], max_completion_length: int) -> None:

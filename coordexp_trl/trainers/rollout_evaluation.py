@@ -2,14 +2,16 @@
 """Rollouts of the model in training, and evaluation by greedy rollouts, for the trainers of both stages."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, ProcessorMixin
 from trl.distributed import DistributedBackend
-from trl.models.utils import unwrap_model_for_generation
+from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
 
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.generation import (
@@ -17,6 +19,7 @@ from coordexp_trl.generation import (
     Prompt,
     PromptBuilder,
     Rollout,
+    RolloutEngine,
     SamplingConfig,
     TransformersEngine,
     check_prompt_ids,
@@ -51,6 +54,8 @@ class RolloutEvaluationMixin:
             processor, args.prompt, args.system_prompt, args.min_pixels, args.max_pixels, args.chat_template_kwargs
         )
         self.image_token_id = model.config.image_token_id
+        # A placeholder that the model writes itself has no features behind it
+        self.suppress_tokens = [self.image_token_id, model.config.video_token_id]
         self.end_token_ids = end_token_ids(model, processor)
 
     def _check_records(
@@ -76,23 +81,32 @@ class RolloutEvaluationMixin:
             if roll_out_training:
                 rolled_out["train_dataset"] = train_dataset
                 warn_of_cut_rollouts(lengths, args.max_completion_length)
+        self.longest_rollout = 0  # tokens of prompt and rollout together
         for name, records in rolled_out.items():
             check_images(name, records)
-            check_rollout_lengths(name, records, self.prompt_builder, max_length, args.max_completion_length)
+            limits = (max_length, args.max_completion_length)
+            longest = check_rollout_lengths(name, records, self.prompt_builder, *limits)
+            self.longest_rollout = max(self.longest_rollout, longest)
         return train_dataset, lengths
 
     def _set_up_rollouts(self) -> None:
-        self.engine = TransformersEngine(
+        self._dist = DistributedBackend(self.accelerator)
+        self.engine = self._build_engine()
+        self._prompts_checked = False
+        self._evaluated: list[tuple[int, EvaluatedImage]] = []
+
+    def _build_engine(self) -> RolloutEngine:
+        return TransformersEngine(
             self._model_for_generation,
             eos_token_ids=self.end_token_ids,
             pad_token_id=self.processing_class.tokenizer.pad_token_id,
             image_token_id=self.image_token_id,
-            suppress_tokens=[self.image_token_id, self.model.config.video_token_id],
+            suppress_tokens=self.suppress_tokens,
             coord_ids=self.vocabulary.ids,
         )
-        self._dist = DistributedBackend(self.accelerator)
-        self._prompts_checked = False
-        self._evaluated: list[tuple[int, EvaluatedImage]] = []
+
+    def close(self) -> None:
+        """Ends what the rollouts needed beside the model; for the end of a program."""
 
     # Rollouts
 
@@ -136,6 +150,13 @@ class RolloutEvaluationMixin:
                 yield model
             finally:
                 model.train(was_training)
+
+    def _run_whole_model(self, function: Callable, *args: Any) -> Any:
+        """Returns `function(model, *args)`, without gradient, on the model ready to generate."""
+        with torch.no_grad(), self._model_for_generation() as model:
+            if self._dist.fsdp_version == 2:  # gathers what its root holds in the root's forward only
+                return _ForwardRedirection()(self.model_wrapped, model, function, model, *args)
+            return function(model, *args)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from trl.trainer.base_config import _BaseConfig
 
-from coordexp_trl.generation import SamplingConfig
+from coordexp_trl.generation import SamplingConfig, VLLMConfig, check_vllm_sampling
 from coordexp_trl.losses.terms import LossConfig
 from coordexp_trl.matching import MatchingConfig
 from coordexp_trl.sequences import EXTRA_POLICIES, MISSED_ORDERS, MODES
@@ -14,12 +14,12 @@ from coordexp_trl.trainers.detection_config import DetectionConfig, check_choice
 
 
 @dataclass
-class CoordExpStage2Config(DetectionConfig, _BaseConfig):
+class CoordExpStage2Config(VLLMConfig, DetectionConfig, _BaseConfig):
     r"""
     Configuration class for the [`CoordExpStage2Trainer`].
 
-    Extends [`~transformers.TrainingArguments`] and [`DetectionConfig`] with the options of training on the model's
-    own, matched predictions. Options that TRL's online trainers have keep TRL's names. Using
+    Extends [`~transformers.TrainingArguments`], [`DetectionConfig`] and [`VLLMConfig`] with the options of training on
+    the model's own, matched predictions. Options that TRL's online trainers have keep TRL's names. Using
     [`~transformers.HfArgumentParser`] this class turns into command-line arguments. With vision tower and projector
     frozen (`freeze`) each image's features are computed once a generation and shared by the rollout and the forwards.
 
@@ -51,7 +51,8 @@ class CoordExpStage2Config(DetectionConfig, _BaseConfig):
         num_beams (`int`, *optional*, defaults to `1`):
             Beam width of training rollouts.
         generation_kwargs (`dict[str, Any]`, *optional*):
-            Passed to [`~transformers.GenerationConfig`]; they override the options above.
+            Passed to [`~transformers.GenerationConfig`], or with `use_vllm` to [`~vllm.SamplingParams`]; they override
+            the options above.
         steps_per_generation (`int`, *optional*):
             Micro-steps served by one generation, a multiple of `gradient_accumulation_steps` (its default).
 
@@ -118,6 +119,8 @@ class CoordExpStage2Config(DetectionConfig, _BaseConfig):
         "model_init_kwargs",
         "generation_kwargs",
         "chat_template_kwargs",
+        "vllm_limit_mm_per_prompt",
+        "vllm_mm_processor_kwargs",
     ]
 
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate for AdamW."})
@@ -142,7 +145,8 @@ class CoordExpStage2Config(DetectionConfig, _BaseConfig):
     )
     num_beams: int = field(default=1, metadata={"help": "Beam width of training rollouts."})
     generation_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Additional keyword arguments for `GenerationConfig`."}
+        default=None,
+        metadata={"help": "Additional keyword arguments for `GenerationConfig`, or vLLM's `SamplingParams`."},
     )
     steps_per_generation: int | None = field(
         default=None,
@@ -196,6 +200,7 @@ class CoordExpStage2Config(DetectionConfig, _BaseConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_vllm_options()
         check_choice("mode", self.mode, MODES)
         check_choice("extra_policy", self.extra_policy, EXTRA_POLICIES)
         check_choice("missed_order", self.missed_order, MISSED_ORDERS)
@@ -213,7 +218,9 @@ class CoordExpStage2Config(DetectionConfig, _BaseConfig):
             )
         if not self.loss_config(0.0).active:
             raise ValueError("All loss weights are 0: set at least one *_weight above 0.")
-        self.sampling_config  # noqa: B018  (refuses what cannot be decoded)
+        sampling = self.sampling_config  # refuses what cannot be decoded
+        if self.use_vllm:
+            check_vllm_sampling(sampling)
 
     @property
     def matching_config(self) -> MatchingConfig:

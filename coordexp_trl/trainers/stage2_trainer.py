@@ -21,7 +21,6 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object, set_seed
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
-from trl.models.utils import _ForwardRedirection
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import disable_dropout_in_model, get_config_model_id, identity
 
@@ -35,18 +34,19 @@ from coordexp_trl.sequences import GroundTruthObject, SequenceBuilder, ground_tr
 from coordexp_trl.trainers.completions import CompletionTable
 from coordexp_trl.trainers.data import GenerationBatchSampler, RecordDataset, Sample, without_repeats
 from coordexp_trl.trainers.micro_batch import MicroBatch, split_generation
-from coordexp_trl.trainers.rollout_evaluation import EvalRecords, RolloutEvaluationMixin, as_datasets
+from coordexp_trl.trainers.rollout_evaluation import EvalRecords, as_datasets
 from coordexp_trl.trainers.rollout_stats import RolloutStats, matched_counts
 from coordexp_trl.trainers.setup import load_model_and_processor, refuse_data_parallel, wrap_with_adapters
 from coordexp_trl.trainers.stage2_config import CoordExpStage2Config
 from coordexp_trl.trainers.step_loss import StepLossMixin
+from coordexp_trl.trainers.vllm_rollouts import VLLMRolloutsMixin
 
 logger = get_logger(__name__)
 
 BUFFER_FILE = "rollouts_{rank}.json"
 
 
-class CoordExpStage2Trainer(StepLossMixin, RolloutEvaluationMixin, _BaseTrainer):
+class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
     """
     Trainer of Stage-2: rollout → parse → one-to-one matching → teacher-forced forward → matched-set losses.
 
@@ -155,7 +155,9 @@ class CoordExpStage2Trainer(StepLossMixin, RolloutEvaluationMixin, _BaseTrainer)
 
     def _generate_micro_batches(self, served: list[Sample]) -> list[MicroBatch]:
         # A small dataset comes round more than once in a generation, and greedy decoding would only repeat itself
-        samples, places = without_repeats(served) if self.args.temperature == 0 else (served, range(len(served)))
+        # (the ranks of a tensor-parallel group must ask for equally many)
+        once = self.args.temperature == 0 and not (self.args.use_vllm and self.args.vllm_tensor_parallel_size > 1)
+        samples, places = without_repeats(served) if once else (served, range(len(served)))
         prompts, features = self._process_images(samples)
         resumed = self._resumed_rollouts(samples)
         rollouts = resumed or self._roll_out(prompts, features, samples, self.args.sampling_config)
@@ -187,11 +189,7 @@ class CoordExpStage2Trainer(StepLossMixin, RolloutEvaluationMixin, _BaseTrainer)
         prompts = self.prompt_builder([sample.load() for sample in samples])
         if not self.share_features:
             return prompts, None
-        with torch.no_grad(), self._model_for_generation() as model:
-            if self._dist.fsdp_version == 2:  # gathers what its root holds in the root's forward only
-                call = (self.model_wrapped, model, ImageFeatures.encode, backbone(model), prompts)
-                return prompts, _ForwardRedirection()(*call)
-            return prompts, ImageFeatures.encode(backbone(model), prompts)
+        return prompts, self._run_whole_model(lambda model: ImageFeatures.encode(backbone(model), prompts))
 
     def _match(self, parsed: list[ParsedCompletion], objects: list[list[GroundTruthObject]]) -> list[Match]:
         with self._timed("match"):

@@ -2,15 +2,24 @@
 """Fixtures of the generation tests: one small model whose greedy choices are clear, its processor and three images."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vllm_processes import Server
 
 from coordexp_trl.coordinates import CoordVocabulary
 from coordexp_trl.generation import Prompt, PromptBuilder, TransformersEngine
-from coordexp_trl.tiny import build_tiny_config, build_tiny_model, build_tiny_processor, build_tiny_tokenizer
+from coordexp_trl.tiny import (
+    build_tiny_config,
+    build_tiny_model,
+    build_tiny_processor,
+    build_tiny_tokenizer,
+    detector_path,
+)
 
 SIZES = ((96, 64), (64, 160), (40, 40))
 
@@ -87,3 +96,29 @@ def teacher_forced():
         return logits[len(prompt.ids) - 1 : -1].float()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def detector() -> Path:
+    """The shipped tiny detector: tied, and its greedy choices depend on the image."""
+    return Path(detector_path())
+
+
+@pytest.fixture(scope="session")
+def untied_detector(detector, tmp_path_factory) -> Path:
+    """The tiny detector with a head of its own."""
+    folder = tmp_path_factory.mktemp("untied") / "checkpoint"
+    model = AutoModelForImageTextToText.from_pretrained(detector, dtype=torch.float32)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(detector).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_server(untied_detector, tmp_path_factory):
+    """A server of the untied detector on its way up: `wait` for it."""
+    server = Server.start(untied_detector, tmp_path_factory.mktemp("server"))
+    yield server
+    server.stop()

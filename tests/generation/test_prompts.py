@@ -1,6 +1,7 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Prompts: lengths without pixels, ids as the processor's own, and the check that generation and training agree."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -181,3 +182,18 @@ def test_different_prompt_ids_are_named(processor):
     assert "['a', '<|vision_start|>', '<|image_pad|>', '<|vision_end|>', 'b'] against" in message
     assert "against ['a', '<|vision_start|>', '<|image_pad|>', '<|image_pad|>', '<|vision_end|>', 'b']" in message
     assert "same processor" in message and "image size limits" in message
+
+
+@pytest.mark.parametrize(("min_pixels", "max_pixels"), LIMITS)
+def test_an_engine_gets_the_pixels_that_the_model_sees(processor, min_pixels, max_pixels):
+    builder = PromptBuilder(processor, min_pixels=min_pixels, max_pixels=max_pixels)
+    random = np.random.default_rng(0)
+    sizes = [size for size in SIZES if max(size) < 200 * min(size)]
+    pictures = [Image.fromarray(random.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes]
+    for prompt in builder(pictures):
+        image = builder.image(prompt)
+        _, rows, columns = prompt.image_grid_thw[0].tolist()
+        assert image.size == (16 * columns, 16 * rows)
+        again = processor.image_processor(images=[image], do_resize=False, return_tensors="pt")
+        assert torch.equal(again["image_grid_thw"], prompt.image_grid_thw)
+        assert torch.equal(again["pixel_values"], prompt.pixel_values)

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from trl import SFTConfig, TrlParser
 
 from coordexp_trl import CoordExpStage1Config, CoordExpStage2Config
+from coordexp_trl.generation import VLLMConfig
 from coordexp_trl.trainers.detection_config import DetectionConfig
 
 CONFIGS = {"stage1": stage1_config, "stage2": stage2_config}
@@ -93,7 +94,8 @@ def added(config: type, *bases: type) -> list[str]:
 OWN = {
     DetectionConfig: added(DetectionConfig, TrainingArguments),
     CoordExpStage1Config: added(CoordExpStage1Config, DetectionConfig, SFTConfig),
-    CoordExpStage2Config: added(CoordExpStage2Config, DetectionConfig, TrainingArguments),
+    VLLMConfig: list(VLLMConfig.__dataclass_fields__),
+    CoordExpStage2Config: added(CoordExpStage2Config, VLLMConfig, DetectionConfig, TrainingArguments),
 }
 
 

@@ -275,3 +275,9 @@ def test_bf16_reaches_every_forward_and_keeps_the_loss(checkpoint, records, tmp_
         assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
     assert losses[True] != losses[False]
     assert losses[True] == pytest.approx(losses[False], rel=1e-2)
+
+
+@pytest.mark.vllm
+def test_vllm_starts_with_the_first_rollout(checkpoint, records, tmp_path):
+    trainer = make_stage2_trainer(checkpoint, records, tmp_path, scripted=False, use_vllm=True)
+    assert trainer.engine is None  # so that a dry run starts nothing
