@@ -101,6 +101,8 @@ def test_requests_that_cannot_be_served(results, mode):
     assert "Set num_beams=1" in messages["beams"]
     assert "log-probabilities only" in messages["coord_logits"]
     assert "no_repeat_ngram_size" in messages["unknown"]
+    if mode == "colocate":
+        assert "exceeds vllm_max_num_batched_tokens=10" in messages["image"]
 
 
 @MODES

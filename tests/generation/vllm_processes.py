@@ -81,6 +81,7 @@ class Server:
             "max-model-len": 256,
             "max-num-seqs": 8,
             "limit-mm-per-prompt": json.dumps({"image": 1, "video": 0}),
+            "mm-processor-kwargs": json.dumps({"do_resize": False}),
             "logprobs-mode": "raw_logprobs",
             "max-logprobs": -1,
             "weight-transfer-config": json.dumps({"backend": "gloo"}),

@@ -258,6 +258,13 @@ def limits(bench: Bench) -> dict:
             bench.engine.generate(bench.prompts, sampling)
         except ValueError as error:
             messages[name] = str(error)
+    if bench.engine.colocated:
+        budget, bench.engine.batched_tokens = bench.engine.batched_tokens, 10
+        try:
+            bench.engine.generate(bench.prompts, GREEDY)
+        except ValueError as error:
+            messages["image"] = str(error)
+        bench.engine.batched_tokens = budget
     return messages
 
 
