@@ -31,21 +31,29 @@ class VLLMBackend(VLLMGeneration):
     Args:
         llm_options (`dict[str, Any]`):
             Keyword arguments of [`~vllm.LLM`] that win over TRL's (`mode="colocate"`).
-        check_server (`Callable[[VLLMServerClient], None]`):
-            Called once the server is up, by the main process; raises if it serves another model (`mode="server"`).
+        check_server (`Callable[[VLLMServerClient], int]`):
+            Called once the server is up, by the main process; returns its context in tokens, or raises if it serves
+            another model (`mode="server"`).
         kwargs:
             See [`~trl.generation.vllm_generation.VLLMGeneration`].
     """
 
-    def __init__(self, llm_options: dict[str, Any], check_server: Callable[[VLLMServerClient], None], **kwargs: Any):
+    def __init__(self, llm_options: dict[str, Any], check_server: Callable[[VLLMServerClient], int], **kwargs: Any):
         self.llm_options = llm_options
         self.check_server = check_server
+        self.server_context: int | None = None
+        self._dtypes: list[torch.dtype] | None = None  # of the announced weights
         super().__init__(**kwargs)
 
     def _init_vllm(self) -> None:
+        if is_peft_model(self.model) and self._dist.fsdp_version == 2:
+            raise ValueError(
+                "use_vllm=True with adapters does not work under FSDP2: sharded weights cannot be merged into copies. "
+                "Launch with recipes/accelerate/ddp.yaml or zero2.yaml, or set use_vllm=False."
+            )
         if self.mode == "server":
             self.vllm_client = None  # of the main process
-            on_main_process(self.accelerator, self._connect)
+            self.server_context = on_main_process(self.accelerator, self._connect)
             return
         llm = vllm_generation.LLM
         # TRL names the class that it builds at module level, and takes no options for it
@@ -55,11 +63,12 @@ class VLLMBackend(VLLMGeneration):
         finally:
             vllm_generation.LLM = llm
 
-    def _connect(self) -> None:
+    def _connect(self) -> int:
         client = GlooServerClient if self.accelerator.device.type == "cpu" else VLLMServerClient
         self.vllm_client = client(self.server_base_url, self.group_port, self.server_timeout)
-        self.check_server(self.vllm_client)
+        context = self.check_server(self.vllm_client)
         self.vllm_client.init_communicator(device=self.accelerator.device)
+        return context
 
     def sync_weights(self) -> None:
         """Gives vLLM the current weights and makes it forget what older ones computed."""
@@ -67,7 +76,9 @@ class VLLMBackend(VLLMGeneration):
             super().sync_weights()  # resets the prefix cache
             self.llm.llm_engine.reset_encoder_cache()
             return
-        if self._weight_metadata is None:
+        dtypes = [parameter.dtype for parameter in self.model.parameters()]
+        if self._dtypes != dtypes:  # evaluation in 16 bits changes them
+            self._dtypes = dtypes
             self._weight_metadata = [
                 (name, str(weight.dtype).removeprefix("torch."), list(weight.shape))
                 for name, weight in self._iter_named_params()

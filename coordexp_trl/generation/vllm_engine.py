@@ -83,7 +83,7 @@ class VLLMEngine:
         self.image_token_id = image_token_id
         self.bad_words = self.tokenizer.convert_ids_to_tokens(list(suppress_tokens))
         self.colocated = config.vllm_mode == "colocate"
-        self.context = config.vllm_max_model_length or max_model_length
+        self.context = (self.colocated and config.vllm_max_model_length) or max_model_length
         checkpoint = getattr(model, "name_or_path", "")
         if self.colocated and not checkpoint:
             raise ValueError(
@@ -105,6 +105,7 @@ class VLLMEngine:
                 "enforce_eager": config.vllm_enforce_eager,
                 "max_num_batched_tokens": self.batched_tokens,
                 "limit_mm_per_prompt": config.vllm_limit_mm_per_prompt or {"image": 1, "video": 0},
+                "logprobs_mode": "raw_logprobs",  # of the model, before temperature and filters
                 "seed": seed + accelerator.process_index // config.vllm_tensor_parallel_size,
                 # Images come in the size that the training processor chose
                 "mm_processor_kwargs": config.vllm_mm_processor_kwargs or {"do_resize": False},
@@ -124,6 +125,7 @@ class VLLMEngine:
             enable_sleep_mode=config.vllm_enable_sleep_mode,
             model_impl=config.vllm_model_impl,
         )
+        self.context = self.backend.server_context or self.context
 
     def sync(self, model: nn.Module) -> None:
         """
@@ -164,8 +166,9 @@ class VLLMEngine:
         if needed > self.context:
             raise ValueError(
                 f"A prompt of {len(prompt.ids)} tokens and max_completion_length={sampling.max_completion_length} "
-                f"exceed vLLM's context of {self.context} tokens. Set vllm_max_model_length to {needed} or more, or "
-                "reduce max_completion_length or max_pixels."
+                f"exceed vLLM's context of {self.context} tokens. "
+                f"{'Set vllm_max_model_length' if self.colocated else 'Start the server with --max-model-len set'} to "
+                f"{needed} or more, or reduce max_completion_length or max_pixels."
             )
         image_tokens = prompt.ids.count(self.image_token_id)
         if self.colocated and image_tokens > self.batched_tokens:

@@ -86,9 +86,9 @@ class VLLMServerClient(VLLMClient):
     def _post(self, url: str, **kwargs) -> dict:
         response = self.session.post(url, **kwargs)
         if response.status_code != 200:
-            raise ConnectionError(
-                f"The vLLM server refused {url} with status {response.status_code}: {response.text[:500]}"
-            )
+            message = f"The vLLM server refused {url} with status {response.status_code}: {response.text[:500]}"
+            logger.error(message)  # at once: a transfer that it refuses may wait until the deadline
+            raise ConnectionError(message)
         return response.json() if response.content else {}  # some answers have no body
 
     def init_communicator(self, device: torch.device | str | int = 0) -> None:
@@ -101,6 +101,8 @@ class VLLMServerClient(VLLMClient):
         self, metadata: list[tuple[str, str, list[int]]], named_params: Iterator[tuple[str, torch.Tensor]]
     ) -> None:
         """See [`~trl.generation.vllm_client.VLLMClient.update_named_params`]."""
+        if torch.cuda.is_available():  # vLLM's sender reads on streams of its own
+            torch.cuda.current_stream().synchronize()
         with self._or_end("sending the weights"):
             super().update_named_params(metadata, named_params)
 
@@ -150,11 +152,22 @@ class VLLMServerClient(VLLMClient):
                     "it. Choose a free port."
                 ) from error
 
+    def reset_prefix_cache(self) -> None:
+        """Makes the server forget the keys and values of prompts that it has seen."""
+        deadline = time.monotonic() + self.timeout
+        while self._post(f"{self.base_url}/reset_prefix_cache").get("success") is False:  # a request holds some
+            if time.monotonic() > deadline:
+                raise ConnectionError(
+                    f"The vLLM server at {self.base_url} did not reset its prefix cache within {self.timeout:g} s: "
+                    "requests of another client are running. Give the trainer a server of its own."
+                )
+            time.sleep(0.5)
+
     def reset_encoder_cache(self) -> None:
         """Makes the server forget the features of images that it has seen."""
         self._post(f"{self.base_url}/reset_encoder_cache")
 
-    def check_model(self, checkpoint: str, tokens: dict[str, int], min_context: int) -> None:
+    def check_model(self, checkpoint: str, tokens: dict[str, int], min_context: int) -> int:
         """
         Refuses a server that cannot stand in for the model in training.
 
@@ -165,6 +178,9 @@ class VLLMServerClient(VLLMClient):
                 Ids of some tokens that tell a vocabulary apart.
             min_context (`int`):
                 Tokens of the longest prompt and completion together.
+
+        Returns:
+            `int`: The server's context in tokens.
 
         Raises:
             `ValueError`: If the server's vLLM is not the trainer's version, its vocabulary is another or lacks
@@ -192,3 +208,4 @@ class VLLMServerClient(VLLMClient):
                 f"max_completion_length need {min_context}. Start it with --max-model-len {min_context} or more, or "
                 "reduce max_completion_length or max_pixels."
             )
+        return answer["max_model_len"]

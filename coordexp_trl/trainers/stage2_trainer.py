@@ -309,6 +309,7 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
     def _reset_steps(self) -> None:
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._step = 0
+        self._engine_step = None  # weights may have changed since the last run
         self._buffer: list[MicroBatch] | None = None
         self._buffered_rollouts: dict[str, Any] = {}
         self._resumed: dict[str, Any] | None = None

@@ -31,7 +31,7 @@ class VLLMRolloutsMixin(RolloutEvaluationMixin):
 
         args = self.args
         images = max(args.per_device_train_batch_size * args.steps_per_generation, args.per_device_eval_batch_size)
-        longest = max(len(prompt.ids) for prompt in prompts) + args.max_completion_length
+        longest = max(gather_object([len(prompt.ids) for prompt in prompts])) + args.max_completion_length
         return VLLMEngine(
             config=args,
             model=self.model,
@@ -61,7 +61,9 @@ class VLLMRolloutsMixin(RolloutEvaluationMixin):
                     self.engine.sync(self.model)
                 self._engine_step = self.state.global_step
             if self._parity_is_due():
-                self._check_parity(prompts[:PARITY_PROMPTS], samples[:PARITY_PROMPTS])
+                # As many on all processes: the model's forward is collective where it is sharded
+                count = min(PARITY_PROMPTS, *gather_object([len(prompts)]))
+                self._check_parity(prompts[:count], samples[:count])
         return super()._roll_out(prompts, features, samples, sampling)
 
     def close(self) -> None:
@@ -103,6 +105,7 @@ class VLLMRolloutsMixin(RolloutEvaluationMixin):
         metrics["rollout/parity_bins"].append(parity.bins)
         metrics["rollout/parity_agreement"].append(parity.agreement)
         self._parity_step = self.state.global_step
+        self._prompts_checked = False  # the next rollout compares the prompt ids too
 
 
 def require_vllm() -> None:

@@ -97,7 +97,8 @@ def test_the_server_takes_expanded_prompts_only(results):
 @MODES
 def test_requests_that_cannot_be_served(results, mode):
     messages = results(mode)("limits")
-    assert "Set vllm_max_model_length to" in messages["context"]
+    remedy = {"colocate": "Set vllm_max_model_length to", "server": "--max-model-len set to"}
+    assert remedy[mode] in messages["context"]
     assert "Set num_beams=1" in messages["beams"]
     assert "log-probabilities only" in messages["coord_logits"]
     assert "no_repeat_ngram_size" in messages["unknown"]

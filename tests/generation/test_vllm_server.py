@@ -77,7 +77,17 @@ def test_a_server_that_is_not_there(connect):
 
 
 def test_the_right_server(serve, connect):
-    connect(serve()).check_model("checkpoint", TOKENS, 512)
+    assert connect(serve()).check_model("checkpoint", TOKENS, 512) == 512
+
+
+def test_a_prefix_cache_that_is_held(serve, connect):
+    answers = iter([False, True])
+    client = connect(serve(reset_prefix_cache=lambda body: {"success": next(answers)}))
+    client.reset_prefix_cache()
+    assert next(answers, None) is None
+    client = connect(serve(reset_prefix_cache={"success": False}), timeout=1.0)
+    with pytest.raises(ConnectionError, match="did not reset its prefix cache.*server of its own"):
+        client.reset_prefix_cache()
 
 
 def test_another_version(serve, connect):
