@@ -40,7 +40,7 @@ VOCABULARY = 152_670
 
 
 def write_checkpoint(folder: Path, size: str) -> None:
-    """Random weights: speed does not depend on them, equality of the tokens does."""
+    """Random weights: the speed does not depend on them."""
     tokenizer = build_tiny_tokenizer()
     config = build_tiny_config(tokenizer)
     hidden, intermediate, layers, heads, tied = SIZES[size]
@@ -81,6 +81,8 @@ def main() -> None:
     args = parser.parse_args()
 
     cpu = not torch.cuda.is_available()
+    if cpu and args.size != "tiny":
+        parser.error(f"--size {args.size} needs a GPU.")
     if cpu:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     from vllm import __version__ as vllm_version

@@ -108,7 +108,7 @@ class Rollout:
 
 
 class RolloutEngine(Protocol):
-    """Generates completions with the weights of the model being trained."""
+    """Generates completions with the current weights of the model being trained."""
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, features: ImageFeatures | None = None
