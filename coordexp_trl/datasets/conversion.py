@@ -1,10 +1,14 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""What every converter to detection records shares: the report, the image paths, and clipping to the image."""
+"""What every converter to detection records shares: the report, reading JSON, image paths and sizes, clipping."""
 
+import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 
 @dataclass
@@ -88,3 +92,52 @@ def image_reference(image: Path, out: Path) -> str:
     absolute = Path(os.path.abspath(image))
     folder = Path(os.path.abspath(out)).parent
     return absolute.relative_to(folder).as_posix() if absolute.is_relative_to(folder) else absolute.as_posix()
+
+
+def read_json(path: str | Path, name: str) -> Any:
+    """
+    Reads a JSON file.
+
+    Args:
+        path (`str` or `Path`):
+            The file, UTF-8.
+        name (`str`):
+            Name of the option that gave it, for messages.
+
+    Returns:
+        What the file holds. NaN and infinities, which Python's reader admits, are left to the caller's checks.
+
+    Raises:
+        `ValueError`: if the file is missing, not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{name} = {str(path)!r}: cannot be read ({error}).") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: column {error.colno}: invalid JSON ({error.msg}).") from error
+
+
+def read_size(image: str | Path, needed_by: str) -> tuple[int, int]:
+    """
+    Reads width and height in pixels from the header of an image file, as stored: EXIF orientation is not applied.
+
+    Args:
+        image (`str` or `Path`):
+            The image file.
+        needed_by (`str`):
+            Place in the annotations that refers to it, for messages.
+
+    Returns:
+        `tuple[int, int]`: width and height.
+
+    Raises:
+        `ValueError`: if the file is missing or no image.
+    """
+    try:
+        with Image.open(image) as opened:
+            return opened.size
+    except FileNotFoundError as error:
+        raise ValueError(f"{image}: no such image, needed by {needed_by}. Check the folder of the images.") from error
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{image}: not a readable image ({error}), needed by {needed_by}.") from error

@@ -12,10 +12,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
 from tqdm.auto import tqdm
 
-from coordexp_trl.datasets.conversion import ConversionReport, clip_box, image_reference
+from coordexp_trl.datasets.conversion import ConversionReport, clip_box, image_reference, read_size
+from coordexp_trl.datasets.renames import Renames
 from coordexp_trl.records import DetectionObject, DetectionRecord, write_records
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
@@ -28,6 +28,7 @@ def convert_voc(
     split_file: str | Path | None = None,
     one_based: bool = False,
     skip_difficult: bool = False,
+    rename: str | Path | None = None,
 ) -> ConversionReport:
     """
     Converts a folder of Pascal VOC files to a JSONL file of detection records in pixels.
@@ -51,6 +52,8 @@ def convert_voc(
             edges from 0.
         skip_difficult (`bool`, *optional*, defaults to `False`):
             Whether to leave out objects marked `difficult`.
+        rename (`str` or `Path`, *optional*):
+            JSON or YAML file that maps class names to descriptions, see [`Renames`].
 
     Returns:
         [`ConversionReport`]: the counts.
@@ -70,11 +73,12 @@ def convert_voc(
     if not available:
         raise ValueError(f"annotations = {str(annotations)!r}: the folder holds no .xml file.")
     ids = list(available) if split_file is None else _read_split(Path(split_file), available, annotations)
-    report = ConversionReport()
+    report, renames = ConversionReport(), Renames(rename)
 
     def records() -> Iterator[DetectionRecord]:
         for name in tqdm(ids, desc="Converting", unit="image"):
-            yield _convert(available[name], images, out, one_based, skip_difficult, report)
+            yield _convert(available[name], images, out, one_based, skip_difficult, renames, report)
+        renames.check()
 
     report.images = write_records(records(), out)
     report.check()
@@ -105,7 +109,13 @@ def _read_split(path: Path, available: dict[str, Path], annotations: Path) -> li
 
 
 def _convert(
-    path: Path, images: Path, out: Path, one_based: bool, skip_difficult: bool, report: ConversionReport
+    path: Path,
+    images: Path,
+    out: Path,
+    one_based: bool,
+    skip_difficult: bool,
+    renames: Renames,
+    report: ConversionReport,
 ) -> DetectionRecord:
     try:
         root = ET.parse(path).getroot()
@@ -114,11 +124,7 @@ def _convert(
     if root.tag != "annotation":
         raise ValueError(f"{path}: the root element is <{root.tag}>, must be <annotation>.")
     image = _find_image(path, images, (root.findtext("filename") or "").strip())
-    try:
-        with Image.open(image) as opened:
-            width, height = opened.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{image}: not a readable image ({error}), needed by {path}.") from error
+    width, height = read_size(image, str(path))
     if not _size_agrees(path, root, image, width, height):
         report.notes["XML file without image size"] += 1
 
@@ -132,6 +138,7 @@ def _convert(
         box = _read_box(element, place)
         if one_based:
             box = (box[0] - 1, box[1] - 1, box[2], box[3])
+        desc = renames(desc)
         clipped, problem = clip_box(box, width, height)
         difficult = (element.findtext("difficult") or "").strip() == "1"
         if difficult and skip_difficult:

@@ -1,0 +1,16 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""`coordexp data convert ...`: other formats to detection records."""
+
+import argparse
+
+from coordexp_trl.cli.data.convert import voc
+from coordexp_trl.cli.parser import add_group
+
+COMMANDS = (voc,)
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    """Adds the group."""
+    group = add_group(commands, "convert", "convert other formats to detection records")
+    for module in COMMANDS:
+        module.register(group)
