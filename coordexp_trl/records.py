@@ -46,6 +46,13 @@ class RecordError(ValueError):
     """A record that cannot be used; the message names its place, field, value and the remedy."""
 
 
+def enclosing_box(values: Sequence[float]) -> Sequence[float]:
+    """Returns four values, a box, as they are, and of the x1, y1, x2, y2, ... of a polygon the enclosing box."""
+    if len(values) == 4:
+        return values
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+
+
 @dataclass(frozen=True, slots=True)
 class DetectionObject:
     """One object: a description and exactly one geometry. Bins may be inverted, as a model may write them.
@@ -105,10 +112,7 @@ class DetectionObject:
         return tuple(grid.bins_to_pixels([self.box_bins(width, height, grid)], width, height)[0].tolist())
 
     def _enclosing_box(self) -> tuple:
-        values = self.bbox_2d or self.poly or self.bins
-        if len(values) == 4:
-            return values
-        return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+        return enclosing_box(self.bbox_2d or self.poly or self.bins)
 
 
 @dataclass(frozen=True, slots=True)

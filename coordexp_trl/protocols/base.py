@@ -21,7 +21,7 @@ from typing import ClassVar
 from transformers import PreTrainedTokenizerBase
 
 from coordexp_trl.coordinates import COORD_TOKEN, CoordVocabulary, shorten
-from coordexp_trl.protocols.parsed import EncodedObjects, ParsedCompletion, ParsedObject
+from coordexp_trl.protocols.parsed import EncodedObjects, ParsedCompletion, ParsedObject, is_arity
 from coordexp_trl.protocols.token_bytes import COORDINATE, END, FOREIGN, TokenBytes, TokenIds
 from coordexp_trl.records import DetectionObject
 
@@ -31,13 +31,14 @@ _GAP_CACHE_SIZE = 1 << 14
 
 
 # What stands at the opening of an object: the byte position just after it or `UNCLOSED`, and either its description
-# with the byte range that holds it, or the reason why it is dropped. A plain tuple, one is made for every object.
-Reading = tuple[int, tuple[str, int, int] | None, str | None]
+# with the byte range that holds it and its number of coordinates, or the reason why it is dropped. A plain tuple, one
+# is made for every object.
+Reading = tuple[int, tuple[str, int, int, int] | None, str | None]
 
 
 class Protocol(ABC):
     """
-    A way of writing a set of objects as text in which each coordinate is one token.
+    A way of writing a set of objects, boxes and polygons, as text in which each coordinate is one token.
 
     A description can be written if it reads back as it was. It is refused if it is blank, is not valid Unicode,
     contains a special token of the tokenizer (coordinate tokens and `<|im_end|>` among them), or is changed by the
@@ -56,7 +57,7 @@ class Protocol(ABC):
         end_ids (`frozenset[int]`):
             Ids that end a completion: the tokenizer's end and padding tokens, `<|im_end|>` and `<|endoftext|>`.
         separator_ids (`list[int]`):
-            Tokens between two consecutive coordinates of a box.
+            Tokens between two consecutive coordinates of an object.
 
     Raises:
         `ValueError`: if the tokenizer is not a byte-level tokenizer or has no coordinate tokens.
@@ -92,20 +93,23 @@ class Protocol(ABC):
 
         Args:
             objects (`Iterable[DetectionObject]`):
-                Objects, of which `desc` and the box `bins` are used, in the order in which they are written.
+                Objects, of which `desc` and `bins` are used (four for a box, an even number of at least six for a
+                polygon), in the order in which they are written.
 
         Returns:
             `str`: the text, without an end token.
 
         Raises:
-            `ValueError`: if a description or a box cannot be written, see [`Protocol.encode`].
+            `ValueError`: if a description or its bins cannot be written, see [`Protocol.encode`].
         """
-        parts, first = [], True
+        parts, first, after_polygon = [], True, False
         for item in objects:
-            tokens = [COORD_TOKEN.format(k) for k in self._checked_bins(item)]
-            parts += [self._gap(item.desc, first)[0], self._separator.join(tokens)]
-            first = False
-        return "".join([*parts, self._gap(None, first)[0]])
+            bins = self._checked_bins(item)
+            polygon = len(bins) > 4
+            tokens = [COORD_TOKEN.format(k) for k in bins]
+            parts += [self._gap(item.desc, first, polygon, after_polygon)[0], self._separator.join(tokens)]
+            first, after_polygon = False, polygon
+        return "".join([*parts, self._gap(None, first, False, after_polygon)[0]])
 
     def encode(self, objects: Iterable[DetectionObject]) -> list[int]:
         """
@@ -113,35 +117,36 @@ class Protocol(ABC):
 
         Args:
             objects (`Iterable[DetectionObject]`):
-                Objects, of which `desc` and the box `bins` are used, in the order in which they are written.
+                Objects, of which `desc` and `bins` are used, as in [`Protocol.serialize`].
 
         Returns:
             `list[int]`: token ids, without an end token.
 
         Raises:
-            `ValueError`: if a description cannot be written (see [`Protocol`]), or an object does not have four bins
-                of the vocabulary.
+            `ValueError`: if a description cannot be written (see [`Protocol`]), or an object does not have the bins
+                of a box or a polygon, all of them in the vocabulary.
         """
         return self.encode_with_slots(objects).ids
 
     def encode_with_slots(self, objects: Iterable[DetectionObject]) -> EncodedObjects:
-        """As [`Protocol.encode`], together with the positions of each object's four coordinate tokens."""
+        """As [`Protocol.encode`], together with the positions of each object's coordinate tokens."""
         ids: list[int] = []
-        slots, first = [], True
+        slots, first, after_polygon = [], True, False
         step = 1 + len(self.separator_ids)
         for item in objects:
             bins = self._checked_bins(item)
-            ids += self._gap(item.desc, first)[1]
-            slots.append(tuple(range(len(ids), len(ids) + 4 * step, step)))
+            polygon = len(bins) > 4
+            ids += self._gap(item.desc, first, polygon, after_polygon)[1]
+            slots.append(tuple(range(len(ids), len(ids) + len(bins) * step, step)))
             for index, k in enumerate(bins):
                 if index:
                     ids += self.separator_ids
                 ids.append(self._ids_of_bins[k])
-            first = False
-        ids += self._gap(None, first)[1]
+            first, after_polygon = False, polygon
+        ids += self._gap(None, first, False, after_polygon)[1]
         return EncodedObjects(ids, slots)
 
-    def gap_ids(self, desc: str | None, first: bool) -> list[int]:
+    def gap_ids(self, desc: str | None, first: bool, polygon: bool = False, after_polygon: bool = False) -> list[int]:
         """
         Returns the tokens between the last slot of one object and the first slot of the next.
 
@@ -150,6 +155,10 @@ class Protocol(ABC):
                 Description of the next object; `None` if the set ends here.
             first (`bool`):
                 Whether no object comes before. With `desc=None` this gives the whole empty set.
+            polygon (`bool`, *optional*, defaults to `False`):
+                Whether the next object is a polygon rather than a box.
+            after_polygon (`bool`, *optional*, defaults to `False`):
+                Whether the object before is one.
 
         Returns:
             `list[int]`: token ids, which may be changed by the caller.
@@ -157,11 +166,13 @@ class Protocol(ABC):
         Raises:
             `ValueError`: if the description cannot be written, see [`Protocol`].
         """
-        return list(self._gap(desc, first)[1])
+        return list(self._gap(desc, first, polygon, after_polygon)[1])
 
-    def _tokenize_gap(self, desc: str | None, first: bool) -> tuple[str, list[int]]:
+    def _tokenize_gap(
+        self, desc: str | None, first: bool, polygon: bool, after_polygon: bool
+    ) -> tuple[str, list[int]]:
         if desc is None:
-            text = self._gap_text(None, first)
+            text = self._gap_text(None, first, polygon, after_polygon)
             return text, self._tokenize(text)
         if not desc.strip():
             self._refuse(desc, "it is blank", "Describe the object or leave it out")
@@ -169,7 +180,7 @@ class Protocol(ABC):
             desc.encode()
         except UnicodeEncodeError:
             self._refuse(desc, "it is not valid Unicode (lone surrogate)", "Repair the encoding of the source")
-        text = self._gap_text(desc, first)
+        text = self._gap_text(desc, first, polygon, after_polygon)
         ids = self._tokenize(text)
         spelt = self._bytes.join(ids)
         if spelt != text.encode():
@@ -182,19 +193,20 @@ class Protocol(ABC):
     def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
-    def _checked_bins(self, item: DetectionObject) -> tuple[int, int, int, int]:
+    def _checked_bins(self, item: DetectionObject) -> tuple[int, ...]:
         if not isinstance(item.desc, str):
             self._refuse(item.desc, "it is not a string", "Describe the object or leave it out")
         bins = item.bins
-        if bins is None or len(bins) != 4:
+        if bins is None or not is_arity(len(bins), polygon=len(bins) > 4):
             raise ValueError(
-                f"bins = {bins!r} of object {shorten(item.desc)}: need four bins x1, y1, x2, y2. Make them of pixels "
-                "or polygons with DetectionObject.box_bins(width, height, grid)."
+                f"bins = {shorten(bins)} of object {shorten(item.desc)}: need the four bins x1, y1, x2, y2 of a box, "
+                "or an even number of at least six of a polygon. Make them of pixels with "
+                "DetectionObject.box_bins(width, height, grid) or CoordinateGrid.points_to_bins."
             )
         for k in bins:
             if not isinstance(k, numbers.Integral) or not 0 <= k < self.vocabulary.num_bins:
                 raise ValueError(
-                    f"bins = {bins!r} of object {shorten(item.desc)}: {k!r} is not a bin in "
+                    f"bins = {shorten(bins)} of object {shorten(item.desc)}: {k!r} is not a bin in "
                     f"0..{self.vocabulary.num_bins - 1}. Quantise pixels with CoordinateGrid.pixels_to_bins."
                 )
         return bins
@@ -205,8 +217,8 @@ class Protocol(ABC):
         )
 
     def _check_tokenizer(self) -> None:
-        sample = [DetectionObject(desc="black cat", bins=(0, 1, 0, 1))] * 2
-        text = self._gap_text("black cat", True) + self._gap_text("black cat", False)
+        sample = [DetectionObject(desc="black cat", bins=bins) for bins in ((0, 1) * 2, (0, 1) * 3, (0, 1) * 2)]
+        text = "".join(self._gap_text("black cat", not k, k == 1, k == 2) for k in range(3))
         is_text = self._bytes.join(self._tokenize(text)) == text.encode()
         if not is_text or self.encode(sample) != self._tokenize(self.serialize(sample)):
             raise ValueError(
@@ -254,10 +266,10 @@ class Protocol(ABC):
             else:
                 rank += data.count(COORDINATE, counted, start)
                 counted = start
-                box = slice(rank, rank + 4)
-                desc, desc_start, desc_end = read
+                desc, desc_start, desc_end, size = read
+                own = slice(rank, rank + size)
                 span, desc_span = view.spans(start, end, desc_start, desc_end)
-                objects.append(ParsedObject(desc, view.bins[box], view.coordinates[box], span, desc_span))
+                objects.append(ParsedObject(desc, view.bins[own], view.coordinates[own], span, desc_span))
         if position is not None:
             reasons, truncated = self._read_tail(data[position:], first=not starts, ended=view.ended)
             dropped.update(reasons)
@@ -266,7 +278,7 @@ class Protocol(ABC):
     # What a protocol defines
 
     @abstractmethod
-    def _gap_text(self, desc: str | None, first: bool) -> str:
+    def _gap_text(self, desc: str | None, first: bool, polygon: bool, after_polygon: bool) -> str:
         """The text of [`Protocol.gap_ids`]; refuses descriptions that the protocol cannot write."""
 
     @abstractmethod

@@ -1,11 +1,15 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""The `json` protocol: `{"objects": [{"desc": "black cat", "bbox_2d": […]}]}`; the empty set is `{"objects": []}`."""
+"""The `json` protocol: `{"objects": [{"desc": "black cat", "bbox_2d": […]}]}`; the empty set is `{"objects": []}`.
+
+A polygon has the key `poly` instead of `bbox_2d`.
+"""
 
 import json
 import re
 from functools import lru_cache
 
 from coordexp_trl.protocols.base import UNCLOSED, Protocol, Reading
+from coordexp_trl.protocols.parsed import is_arity
 from coordexp_trl.protocols.token_bytes import COORDINATE
 
 _SPACE = b" \t\n\r"
@@ -19,9 +23,10 @@ def _compile(pattern: bytes) -> re.Pattern[bytes]:
 
 
 # Each repetition is followed by something it cannot match itself, so a failing match gives up in linear time.
-_PARTS = rb'{ "desc" : ', rb'("[^"\\]*(?:\\.[^"\\]*)*")', rb' , "bbox_2d" : \['
-_COMPLETE = _compile(b"".join(_PARTS) + b" " + b" , ".join([COORDINATE] * 4) + rb" \] }")
-_HEAD, _STRING, _BOX = map(_compile, _PARTS)
+_PARTS = rb'{ "desc" : ', rb'("[^"\\]*(?:\\.[^"\\]*)*")', rb' , "%s" : \['
+_COMPLETE = _compile(b"".join(_PARTS) % b"bbox_2d" + b" " + b" , ".join([COORDINATE] * 4) + rb" \] }")
+_COMPLETE_POLYGON = _compile(b"".join(_PARTS) % b"poly" + b" (%s(?: , %s)*+) " % (COORDINATE, COORDINATE) + rb"\] }")
+_HEAD, _STRING, _BOX = map(_compile, (*_PARTS[:2], _PARTS[2] % b"(bbox_2d|poly)"))
 
 
 @lru_cache(1 << 12)
@@ -40,7 +45,8 @@ class JsonProtocol(Protocol):
     One JSON object with a list of objects; a coordinate is a bare coordinate token.
 
     ```text
-    {"objects": [{"desc": "black cat", "bbox_2d": [<|coord_110|>, <|coord_310|>, <|coord_410|>, <|coord_705|>]}]}
+    {"objects": [{"desc": "black cat", "bbox_2d": [<|coord_110|>, <|coord_310|>, <|coord_410|>, <|coord_705|>]},
+    {"desc": "kite", "poly": [<|coord_500|>, <|coord_20|>, <|coord_560|>, <|coord_90|>, <|coord_480|>, <|coord_80|>]}]}
     ```
 
     Descriptions are JSON strings (`json.dumps` with `ensure_ascii=False`). Reading tolerates the white space that JSON
@@ -52,23 +58,24 @@ class JsonProtocol(Protocol):
     # `{` and an unescaped quote: inside a string that quote would end it, and no key and colon could follow.
     _opening = _compile(rb'{ "(?!objects")\w*" :')
 
-    def _gap_text(self, desc: str | None, first: bool) -> str:
+    def _gap_text(self, desc: str | None, first: bool, polygon: bool, after_polygon: bool) -> str:
         if desc is None:
             return '{"objects": []}' if first else "]}]}"
-        return f'{{"objects": [{self._object_text(desc)}' if first else f"]}}, {self._object_text(desc)}"
-
-    @staticmethod
-    def _object_text(desc: str) -> str:
-        return f'{{"desc": {json.dumps(desc, ensure_ascii=False)}, "bbox_2d": ['
+        opening = '{"objects": [' if first else "]}, "
+        return f'{opening}{{"desc": {json.dumps(desc, ensure_ascii=False)}, "{"poly" if polygon else "bbox_2d"}": ['
 
     def _read(self, data: bytes, start: int, stop: int) -> Reading:
-        complete = _COMPLETE.match(data, start, stop)
+        complete, size = _COMPLETE.match(data, start, stop), 4
+        if complete is None:
+            polygon = _COMPLETE_POLYGON.match(data, start, stop)
+            if polygon is not None and is_arity(polygon[2].count(COORDINATE), polygon=True):
+                complete, size = polygon, polygon[2].count(COORDINATE)
         if complete is not None:
             desc = _read_string(complete[1])
             if desc is None or not desc.strip():
                 return complete.end(), None, "bad_desc" if desc is None else "empty_desc"
             desc_start, desc_end = complete.span(1)  # with the quotes
-            return complete.end(), (desc, desc_start + 1, desc_end - 1), None
+            return complete.end(), (desc, desc_start + 1, desc_end - 1, size), None
         reason, position = _diagnose(data, start, stop)
         # A malformed object reaches to the next brace after the place where it went wrong.
         brace = data.find(b"}", position, stop)
@@ -107,4 +114,5 @@ def _diagnose(data: bytes, start: int, stop: int) -> tuple[str, int]:
     coordinates = [COORDINATE] * content.count(COORDINATE)
     if box_end < 0 or content != b",".join(coordinates):
         return "text_in_box", box.end()
-    return ("extra_text", box_end) if len(coordinates) == 4 else ("wrong_arity", box.end())
+    fits = is_arity(len(coordinates), polygon=box[1] == b"poly")
+    return ("extra_text", box_end) if fits else ("wrong_arity", box.end())

@@ -4,7 +4,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-Quad = tuple[int, int, int, int]
+from coordexp_trl.coordinates import CoordinateGrid
+from coordexp_trl.records import enclosing_box
 
 # Everything that is not read is counted under one of these. Each object that opens is either returned, or dropped
 # under exactly one of the object reasons, or is the truncated tail.
@@ -12,10 +13,10 @@ OBJECT_DROP_REASONS = {
     "missing_desc": "the object does not begin with its description",
     "empty_desc": "the description is blank",
     "bad_desc": "the description is not text: invalid UTF-8, a special or coordinate token in it, a bad JSON string",
-    "missing_box": "the box does not follow the description",
-    "wrong_arity": "the box does not hold four coordinate tokens",
-    "text_in_box": "the box holds something else, or its coordinate tokens are separated in another way",
-    "extra_text": "something stands between the box and the end of the object",
+    "missing_box": "neither a box nor a polygon follows the description",
+    "wrong_arity": "a box does not hold four coordinate tokens, or a polygon not an even number of at least six",
+    "text_in_box": "box or polygon holds something else, or its coordinate tokens are separated in another way",
+    "extra_text": "something stands between box or polygon and the end of the object",
     "nested": "another object, description or box opens inside the object",
     "incomplete": "the end token came inside the object",
 }
@@ -26,6 +27,11 @@ SET_DROP_REASONS = {
 DROP_REASONS = OBJECT_DROP_REASONS | SET_DROP_REASONS
 
 
+def is_arity(count: int, polygon: bool) -> bool:
+    """Whether a polygon, or a box, can have this number of coordinates."""
+    return count >= 6 and count % 2 == 0 if polygon else count == 4
+
+
 class EncodedObjects(NamedTuple):
     """
     A set of objects as tokens.
@@ -33,12 +39,12 @@ class EncodedObjects(NamedTuple):
     Args:
         ids (`list[int]`):
             Token ids, without an end token.
-        slots (`list[tuple[int, int, int, int]]`):
-            For each object the positions of its four coordinate tokens in `ids`.
+        slots (`list[tuple[int, ...]]`):
+            For each object the positions of its coordinate tokens in `ids`.
     """
 
     ids: list[int]
-    slots: list[Quad]
+    slots: list[tuple[int, ...]]
 
 
 @dataclass(slots=True)
@@ -49,10 +55,11 @@ class ParsedObject:
     Args:
         desc (`str`):
             The description exactly as written.
-        bins (`tuple[int, int, int, int]`):
-            The box in bins, as written; it may be inverted or have no area.
-        slots (`tuple[int, int, int, int]`):
-            Positions of the four coordinate tokens.
+        bins (`tuple[int, ...]`):
+            The coordinates in bins, as written: four of a box, which may be inverted or have no area, or the
+            x1, y1, x2, y2, ... of a polygon, at least six, which may cross itself or have no area.
+        slots (`tuple[int, ...]`):
+            Position of each of its coordinate tokens.
         span (`tuple[int, int]`):
             Range `[start, end)` of the tokens that hold the object. A token on the border of two objects belongs to
             both.
@@ -61,16 +68,27 @@ class ParsedObject:
     """
 
     desc: str
-    bins: Quad
-    slots: Quad
+    bins: tuple[int, ...]
+    slots: tuple[int, ...]
     span: tuple[int, int]
     desc_span: tuple[int, int]
 
     @property
+    def is_polygon(self) -> bool:
+        """Whether the object is a polygon rather than a box."""
+        return len(self.bins) > 4
+
+    @property
     def valid_geometry(self) -> bool:
-        """Whether `x2 > x1` and `y2 > y1`."""
-        x1, y1, x2, y2 = self.bins
+        """Whether `x2 > x1` and `y2 > y1` in the box, or in the enclosing box of the polygon."""
+        x1, y1, x2, y2 = enclosing_box(self.bins)
         return x2 > x1 and y2 > y1
+
+    def box_bins(self, grid: CoordinateGrid) -> tuple[int, int, int, int]:
+        """The box in bins: as written, or a polygon's enclosing box, never collapsed."""
+        if len(self.bins) == 4:
+            return self.bins
+        return tuple(grid.widen_collapsed([enclosing_box(self.bins)])[0].tolist())
 
 
 @dataclass(slots=True)

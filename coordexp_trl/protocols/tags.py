@@ -1,16 +1,21 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""The `tags` protocol: `<obj><desc>black cat</desc><box>…</box></obj>`, repeated; the empty set is the empty text."""
+"""The `tags` protocol: `<obj><desc>black cat</desc><box>…</box></obj>`, repeated; the empty set is the empty text.
+
+A polygon stands between `<poly>` and `</poly>` instead.
+"""
 
 import re
 
 from coordexp_trl.protocols.base import UNCLOSED, Protocol, Reading
+from coordexp_trl.protocols.parsed import is_arity
 from coordexp_trl.protocols.token_bytes import COORDINATE
 
 _OBJECT, _OBJECT_END = b"<obj>", b"</obj>"
 _DESC, _DESC_END = b"<desc>", b"</desc>"
 _BOX, _BOX_END = b"<box>", b"</box>"
-_TAG = re.compile(rb"</?(?:obj|desc|box)>")
-_FOUR = COORDINATE * 4
+_POLYGON, _POLYGON_END = b"<poly>", b"</poly>"
+_TAG = re.compile(rb"</?(?:obj|desc|box|poly)>")
+_WHOLE_BOX = _BOX + COORDINATE * 4 + _BOX_END
 
 
 class TagsProtocol(Protocol):
@@ -19,23 +24,24 @@ class TagsProtocol(Protocol):
 
     ```text
     <obj><desc>black cat</desc><box><|coord_110|><|coord_310|><|coord_410|><|coord_705|></box></obj>
+    <obj><desc>kite</desc><poly><|coord_500|><|coord_20|><|coord_560|><|coord_90|><|coord_480|><|coord_80|></poly></obj>
     ```
 
-    White space between the tags is no part of the protocol. Besides what [`Protocol`] refuses, a description must not
-    contain one of the six tags; any other `<` or `>` is fine.
+    White space between the tags, as between these two objects, is no part of the protocol. Besides what [`Protocol`]
+    refuses, a description must not contain one of the eight tags; any other `<` or `>` is fine.
     """
 
     name = "tags"
     _separator = ""
     _opening = re.compile(_OBJECT)
 
-    def _gap_text(self, desc: str | None, first: bool) -> str:
-        close = "" if first else "</box></obj>"
+    def _gap_text(self, desc: str | None, first: bool, polygon: bool, after_polygon: bool) -> str:
+        close = "" if first else f"</{'poly' if after_polygon else 'box'}></obj>"
         if desc is None:
             return close
         if _TAG.search(desc.encode()):
             self._refuse(desc, "it contains a structure tag", "Rewrite that part, or use the 'json' protocol")
-        return f"{close}<obj><desc>{desc}</desc><box>"
+        return f"{close}<obj><desc>{desc}</desc><{'poly' if polygon else 'box'}>"
 
     def _read(self, data: bytes, start: int, stop: int) -> Reading:
         close = data.find(_OBJECT_END, start, stop)
@@ -56,18 +62,22 @@ class TagsProtocol(Protocol):
         if not desc.strip():
             return end, None, "empty_desc"
         box = desc_end + len(_DESC_END)
-        box_start = box + len(_BOX)
-        box_end = data.find(_BOX_END, box_start, close)
-        if not data.startswith(_BOX, box) or box_end < 0:
+        if data.startswith(_WHOLE_BOX, box) and box + len(_WHOLE_BOX) == close:  # what nearly all objects have
+            return end, (desc, desc_start, desc_end, 4), None
+        polygon = data.startswith(_POLYGON, box)
+        opening, closing = (_POLYGON, _POLYGON_END) if polygon else (_BOX, _BOX_END)
+        box_start = box + len(opening)
+        box_end = data.find(closing, box_start, close)
+        if not data.startswith(opening, box) or box_end < 0:
             return end, None, "missing_box"
         content = data[box_start:box_end]
-        if content != _FOUR:
-            if not content.strip(COORDINATE):
-                return end, None, "wrong_arity"
+        if content.strip(COORDINATE):
             return end, None, "nested" if _TAG.search(content) else "text_in_box"
-        if box_end + len(_BOX_END) != close:
+        if not is_arity(len(content), polygon):
+            return end, None, "wrong_arity"
+        if box_end + len(closing) != close:
             return end, None, "extra_text"
-        return end, (desc, desc_start, desc_end), None
+        return end, (desc, desc_start, desc_end, len(content)), None
 
     def _is_gap(self, text: bytes, first: bool) -> bool:
         return not text

@@ -5,6 +5,7 @@ import pytest
 
 CAT = '{"desc": "cat", "bbox_2d": [#, #, #, #]}'
 DOG = '{"desc": "dog", "bbox_2d": [#, #, #, #]}'
+KITE = '{"desc": "kite", "poly": [#, #, #, #, #, #]}'
 
 
 def written(*objects: str) -> str:
@@ -70,6 +71,24 @@ CASES = [
     (written(CAT.replace("]}", '], "score": 1}'), DOG), ["dog"], {"extra_text": 1}, False),  # another key
     (written(CAT.replace("]}", ",]}"), DOG), ["dog"], {"text_in_box": 1}, False),  # comma too many
     (written(CAT.replace("]}", "],}"), DOG), ["dog"], {"extra_text": 1}, False),  # comma too many
+    # polygons
+    (written(KITE), ["kite"], {}, False),  # a triangle
+    (written(CAT, KITE, DOG, KITE) + "€", ["cat", "kite", "dog", "kite"], {}, False),  # beside boxes
+    (written(KITE.replace("[#", "[ #, #\n, #, #")), [], {"wrong_arity": 1}, False),  # nine
+    (written(KITE.replace("[#", "[ #\t,\n# , #")), ["kite"], {}, False),  # white space, four vertices
+    (written(KITE.replace("[#", "[#" + ", #" * 94)), ["kite"], {}, False),  # fifty vertices
+    (written(KITE.replace("#, #, #, #, #, #", ""), DOG), ["dog"], {"wrong_arity": 1}, False),  # none
+    (written(KITE.replace("#, #, #, #, #, #", "#, #, #, #"), DOG), ["dog"], {"wrong_arity": 1}, False),  # a box
+    (written(KITE.replace("#, #]", "#]"), DOG), ["dog"], {"wrong_arity": 1}, False),  # half a vertex missing
+    (written(KITE.replace('"poly"', '"bbox_2d"'), DOG), ["dog"], {"wrong_arity": 1}, False),  # as a box
+    (written(KITE.replace('"poly"', '"polygon"'), DOG), ["dog"], {"missing_box": 1}, False),  # other key
+    (written(KITE.replace("#]", "#,]"), DOG), ["dog"], {"text_in_box": 1}, False),  # comma too many
+    (written(KITE.replace("[#, #,", "[[#, #],"), DOG), ["dog"], {"text_in_box": 1}, False),  # pairs
+    (written(KITE.replace("]}", '], "bbox_2d": [#, #, #, #]}'), DOG), ["dog"], {"extra_text": 1}, False),  # both
+    (written(KITE.replace("kite", " "), DOG), ["dog"], {"empty_desc": 1}, False),  # blank description
+    (written(KITE.replace("kite", r"\x"), DOG), ["dog"], {"bad_desc": 1}, False),  # no such escape
+    (written(CAT, KITE)[:-6], ["cat"], {}, True),  # cut in the polygon
+    (written(CAT, KITE)[:-6] + "€", ["cat"], {"incomplete": 1}, False),  # ended in the polygon
     # objects
     (written(CAT.replace("]}", "]"), DOG), ["dog"], {"nested": 1}, False),  # not closed
     (written('{"desc": "cat', DOG), ["dog"], {"nested": 1}, False),  # the string is not closed

@@ -17,31 +17,37 @@ from coordexp_trl.records import DetectionObject
 from coordexp_trl.tiny import build_tiny_tokenizer
 
 NAMES = sorted(PROTOCOLS)
-QUAD = r"<\|coord_(\d+)\|>"
+COORD = r"(?:<\|coord_\d+\|>)"
 
 # What a completion may consist of, well-formed objects among it.
 FRAGMENTS = {
     "tags": [
         *("<obj>", "</obj>", "<desc>", "</desc>", "<box>", "</box>", "####", "#", "cat", " ", "<", "<ob", "é"),
         *("<|image_pad|>", "<obj><desc>", "</desc><box>####</box></obj>"),
+        *("<poly>", "</poly>", "######", "</desc><poly>", "</desc><poly>########</poly></obj>"),
         *["<obj><desc>black cat</desc><box>####</box></obj>"] * 6,
+        *["<obj><desc>kite</desc><poly>######</poly></obj>"] * 3,
     ],
     "json": [
         *("{", "}", "[", "]", '"', "\\", ",", ":", " ", "\n", "#", "#, #, #, #", "]}", "cat", "é", "<|image_pad|>"),
         *('"desc"', '"bbox_2d"', '{"desc": "', '", "bbox_2d": [', '{"objects": [', r"\"", r"\u00e9", r"\ud800"),
+        *('"poly"', '", "poly": [', "#, #, #, #, #, #"),
         *['{"desc": "black cat", "bbox_2d": [#, #, #, #]}', ", "] * 4,
+        *['{"desc": "kite", "poly": [#, #, #, #, #, #]}', ", "] * 2,
     ],
 }
 OPENING = {"tags": r"<obj>", "json": r'\{\s*"(?!objects")\w*"\s*:'}
 SPACE = r"[ \t\n\r]*"
 COMPLETE = {
-    "tags": rf"<obj><desc>((?:(?!</?(?:obj|desc|box)>).)*)</desc><box>{QUAD * 4}</box></obj>",
-    "json": rf'{{ "desc" : ("(?:[^"\\]|\\.)*") , "bbox_2d" : \[ {" , ".join([QUAD] * 4)} \] }}'.replace(" ", SPACE),
+    "tags": r"<obj><desc>((?:(?!</?(?:obj|desc|box|poly)>).)*)</desc>"
+    rf"(?:<box>({COORD}{{4}})</box>|<poly>({COORD}{{6}}(?:{COORD * 2})*)</poly>)</obj>",
+    "json": rf'{{ "desc" : ("(?:[^"\\]|\\.)*") , (?:"bbox_2d" : \[ ({COORD}(?: , {COORD}){{3}}) \] }}|'
+    rf'"poly" : \[ ({COORD}(?: , {COORD}){{5}}(?: , {COORD} , {COORD})*) \] }})'.replace(" ", SPACE),
 }
 # The description that stands before a box.
 DESC_OF_BOX = {
-    "tags": rb"<desc>((?:(?!<desc>).)*)</desc><box>$",
-    "json": rb'"desc" : "((?:[^"\\]|\\.)*)" , "bbox_2d" : \[ $'.replace(b" ", SPACE.encode()),
+    "tags": rb"<desc>((?:(?!<desc>).)*)</desc><(?:box|poly)>$",
+    "json": rb'"desc" : "((?:[^"\\]|\\.)*)" , "(?:bbox_2d|poly)" : \[ $'.replace(b" ", SPACE.encode()),
 }
 
 
@@ -65,7 +71,7 @@ def read_text(name: str, text: str) -> list[tuple[str, tuple[int, ...]]]:
             except ValueError:
                 continue
         if desc.strip() and "<|" not in desc:
-            objects.append((desc, tuple(map(int, match.groups()[1:]))))
+            objects.append((desc, tuple(map(int, re.findall(r"coord_(\d+)", match[2] or match[3])))))
     return objects
 
 
@@ -82,11 +88,11 @@ def check_invariants(protocol, ids: list[int], parsed) -> None:
         assert item.desc.strip()
         assert item.bins == tuple(protocol.vocabulary.to_bin(ids[slot]) for slot in item.slots)
         assert last_slot < item.slots[0] and list(item.slots) == sorted(set(item.slots))
-        assert last_start < item.span[0] < item.slots[0] and item.slots[3] < item.span[1] <= parsed.length
+        assert last_start < item.span[0] < item.slots[0] and item.slots[-1] < item.span[1] <= parsed.length
         desc = re.search(DESC_OF_BOX[protocol.name], text[: owners.index(item.slots[0])], re.DOTALL)
         assert item.desc_span == (owners[desc.start(1)], owners[desc.end(1) - 1] + 1)
         assert item.span[0] <= item.desc_span[0] and item.desc_span[1] <= item.slots[0]
-        last_slot, last_start = item.slots[3], item.span[0]
+        last_slot, last_start = item.slots[-1], item.span[0]
     assert parsed.complete_end == max([item.span[1] for item in parsed.objects], default=0)
 
 
@@ -198,7 +204,8 @@ def test_tokens_of_a_description(protocols, tokenizer, desc, in_tags, in_json):
 @pytest.mark.parametrize("name", NAMES)
 def test_cut_anywhere(protocols, tokenizer, name):
     protocol = protocols[name]
-    objects = [DetectionObject(desc=desc, bins=(1, 2, 3, 4)) for desc in ("black cat", "黑猫 }]", ">red")]
+    shapes = {"black cat": (1, 2, 3, 4), "黑猫 }]": (1, 2, 3, 4, 5, 6), ">red": (1, 2, 3, 4)}
+    objects = [DetectionObject(desc=desc, bins=bins) for desc, bins in shapes.items()]
     expected = [(item.desc, item.bins) for item in objects]
     whole = protocol.encode(objects)
     closings = set()
@@ -235,7 +242,9 @@ def test_nothing_after_the_end_token_counts(protocols, name):
 def encodings(protocol) -> list[list[int]]:
     descs = ["black cat", "黑猫", ">red", '"\\', "a < b"]
     return [
-        protocol.encode([DetectionObject(desc=desc, bins=(k, k + 1, 9, 9)) for k, desc in enumerate(descs[:count])])
+        protocol.encode(
+            [DetectionObject(desc=desc, bins=(k, k + 1, 9, 9) * (1 + k % 2)) for k, desc in enumerate(descs[:count])]
+        )
         for count in (0, 1, 3, 5)
     ]
 
@@ -295,15 +304,19 @@ def test_bytes_that_stand_for_other_things_internally(protocols, tokens_by_bytes
 # Units whose repetition makes careless readers quadratic: openings that never close, quotes, backslashes, blanks.
 ANYWHERE = [" ", "\n", "#", "é", "<|image_pad|>"]
 HOSTILE = {
-    "tags": ["<obj>", "</obj>", "<obj><desc>", "<obj><desc>a</desc><box>", "<", "</", "</desc>", "<box>", *ANYWHERE],
+    "tags": [
+        *("<obj>", "</obj>", "<obj><desc>", "<obj><desc>a</desc><box>", "<", "</", "</desc>", "<box>", *ANYWHERE),
+        *("<poly>", "</poly>", "<obj><desc>a</desc><poly>"),
+    ],
     "json": [
         *("{", "}", '"', "\\", '\\"', "[", "]", ", ", "]}", '{"', '{ "', "{ ", "#, ", "#,", '{"desc": ', '{"desc": "'),
         *('{"desc": "\\', '{"objects": [', '{"desc": "a", "bbox_2d": [', '{"desc": "a", "bbox_2d": [#, ', *ANYWHERE),
+        *('{"desc": "a", "poly": [', '{"desc": "a", "poly": [#, ', '", "poly": [', "# , "),
     ],
 }
 HEADS = {
-    "tags": ["", "<obj><desc>", "<obj><desc>a</desc><box>"],
-    "json": ["", '{"objects": [{"desc": "', '{"desc": "a", "bbox_2d": ['],
+    "tags": ["", "<obj><desc>", "<obj><desc>a</desc><box>", "<obj><desc>a</desc><poly>"],
+    "json": ["", '{"objects": [{"desc": "', '{"desc": "a", "bbox_2d": [', '{"desc": "a", "poly": [#'],
 }
 
 

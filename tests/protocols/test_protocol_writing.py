@@ -19,11 +19,29 @@ from coordexp_trl.records import DetectionObject
 from coordexp_trl.tiny import build_tiny_processor, build_tiny_tokenizer
 
 NAMES = sorted(PROTOCOLS)
-TAGS = [f"<{slash}{name}>" for slash in ("", "/") for name in ("obj", "desc", "box")]
+TAGS = [f"<{slash}{name}>" for slash in ("", "/") for name in ("obj", "desc", "box", "poly")]
 SPECIAL = ["<|im_end|>", "<|endoftext|>", "<|image_pad|>", "<|coord_7|>", "<|coord_*|>"]
-STRUCTURE = ['"', "\\", '{"desc": "', '", "bbox_2d": [', "]}", "{", "<", ">", "</", "<ob", "\n", "\t", " ", "\u2028"]
+STRUCTURE = [
+    '"',
+    "\\",
+    '{"desc": "',
+    '", "bbox_2d": [',
+    '", "poly": [',
+    "]}",
+    "{",
+    "<",
+    ">",
+    "</",
+    "<ob",
+    "\n",
+    "\t",
+    " ",
+    "\u2028",
+]
 
-bins = st.tuples(*[st.integers(0, 999)] * 4)
+boxes = st.tuples(*[st.integers(0, 999)] * 4)
+points = st.lists(st.tuples(st.integers(0, 999), st.integers(0, 999)), min_size=3, max_size=12)
+polygons = points.map(lambda vertices: sum(vertices, ()))
 characters = st.characters(exclude_categories=("Cs", "Cn"))
 words = st.sampled_from(["black cat", "Person", "traffic light", "黑猫", "chien café", "ओष्ठ", "🙂‍↔️", ">red", "a\x00b"])
 texts = st.lists(st.one_of(words, characters, st.sampled_from(STRUCTURE)), min_size=1, max_size=6).map("".join)
@@ -31,7 +49,7 @@ texts = st.lists(st.one_of(words, characters, st.sampled_from(STRUCTURE)), min_s
 descs = texts.map(lambda text: "x" + unicodedata.normalize("NFC", text)).filter(
     lambda text: unicodedata.is_normalized("NFC", text) and not any(part in text for part in TAGS + SPECIAL)
 )
-object_sets = st.lists(st.builds(DetectionObject, desc=descs, bins=bins), max_size=20)
+object_sets = st.lists(st.builds(DetectionObject, desc=descs, bins=st.one_of(boxes, polygons)), max_size=20)
 
 
 def item(desc: str, *box: int) -> DetectionObject:
@@ -49,6 +67,19 @@ def test_the_text_of_both_protocols(protocols):
         '{"desc": "black cat", "bbox_2d": [<|coord_110|>, <|coord_310|>, <|coord_410|>, <|coord_705|>]}, '
         '{"desc": "a \\"b\\"\\n", "bbox_2d": [<|coord_0|>, <|coord_0|>, <|coord_999|>, <|coord_999|>]}]}'
     )
+    objects = [item("cat", 1, 2, 3, 4), item("kite", 500, 20, 560, 90, 480, 80), item("dog", 5, 6, 7, 8)]
+    assert protocols["tags"].serialize(objects) == (
+        "<obj><desc>cat</desc><box><|coord_1|><|coord_2|><|coord_3|><|coord_4|></box></obj>"
+        "<obj><desc>kite</desc><poly><|coord_500|><|coord_20|><|coord_560|><|coord_90|><|coord_480|><|coord_80|></poly>"
+        "</obj><obj><desc>dog</desc><box><|coord_5|><|coord_6|><|coord_7|><|coord_8|></box></obj>"
+    )
+    assert protocols["json"].serialize(objects) == (
+        '{"objects": ['
+        '{"desc": "cat", "bbox_2d": [<|coord_1|>, <|coord_2|>, <|coord_3|>, <|coord_4|>]}, '
+        '{"desc": "kite", "poly": '
+        "[<|coord_500|>, <|coord_20|>, <|coord_560|>, <|coord_90|>, <|coord_480|>, <|coord_80|>]}, "
+        '{"desc": "dog", "bbox_2d": [<|coord_5|>, <|coord_6|>, <|coord_7|>, <|coord_8|>]}]}'
+    )
     assert protocols["tags"].serialize([]) == ""
     assert protocols["json"].serialize([]) == '{"objects": []}'
     assert "黑猫" in protocols["json"].serialize([item("黑猫")])
@@ -58,6 +89,7 @@ def test_the_text_of_both_protocols(protocols):
 @settings(deadline=None, max_examples=80)
 @given(objects=object_sets)
 @example(objects=[])
+@example(objects=[item("kite", *range(6)), item("a", *[7] * 1000), item("cat"), item("kite", *range(8))])
 @example(objects=[item(">red"), item("<"), item("]}"), item("\\"), item('"'), item("é黑🙂")])
 def test_write_tokenise_read_gives_the_same_objects(protocols, tokenizer, name, objects):
     protocol = protocols[name]
@@ -66,6 +98,7 @@ def test_write_tokenise_read_gives_the_same_objects(protocols, tokenizer, name, 
     assert ids == tokenizer(protocol.serialize(objects), add_special_tokens=False)["input_ids"]
     parsed = protocol.parse(ids)
     assert [(found.desc, found.bins) for found in parsed.objects] == [(entry.desc, entry.bins) for entry in objects]
+    assert [found.is_polygon for found in parsed.objects] == [entry.is_polygon for entry in objects]
     assert [found.slots for found in parsed.objects] == slots
     assert (parsed.dropped, parsed.truncated, parsed.ended, parsed.length) == ({}, False, False, len(ids))
 
@@ -100,6 +133,7 @@ REFUSED = [
     ("json", "\ud800", "surrogate"),
     ("tags", "a</desc>b", "structure tag.*'json' protocol"),
     ("tags", "<obj>", "structure tag"),
+    ("tags", "</poly>", "structure tag"),
     ("tags", "the end<|im_end|>", "special token"),
     ("json", "<|coord_5|>", "special token"),
     ("json", "cafe\u0301", "normalises.*NFC"),
@@ -118,10 +152,17 @@ def test_refused_descriptions_name_value_and_remedy(protocols, name, desc, messa
             protocols[name].gap_ids(desc, first=False)
 
 
-@pytest.mark.parametrize("box", [None, (1, 2, 3), (1, 2, 3, 4, 5, 6), (1, 2, 3, 1000), (-1, 2, 3, 4), (1.0, 2, 3, 4)])
+# Boxes and polygons: too few, odd, outside the bins, no integers
+REFUSED_BINS = [
+    *(None, (), (1, 2), (1, 2, 3), (1, 2, 3, 1000), (-1, 2, 3, 4), (1.0, 2, 3, 4)),
+    *((1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 5, 1000), (-1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5, 6.0)),
+]
+
+
+@pytest.mark.parametrize("bins", REFUSED_BINS)
 @pytest.mark.parametrize("name", NAMES)
-def test_refused_boxes(protocols, name, box):
-    entry = SimpleNamespace(desc="cat", bins=box)
+def test_refused_bins(protocols, name, bins):
+    entry = SimpleNamespace(desc="cat", bins=bins)
     for write in (protocols[name].encode, protocols[name].serialize):
         with pytest.raises(ValueError, match="bins = .*'cat'"):
             write([entry])
@@ -130,10 +171,11 @@ def test_refused_boxes(protocols, name, box):
 @pytest.mark.parametrize("name", NAMES)
 def test_gaps_and_separators_make_up_the_encoding(protocols, name):
     protocol = protocols[name]
-    objects = [item("black cat", 5, 6, 7, 8), item("dog", 9, 10, 11, 12)]
-    made = []
+    objects = [item("black cat", 5, 6, 7, 8), item("dog", *range(9, 15)), item("kite", *range(8)), item("cat")]
+    made, polygon = [], False
     for index, entry in enumerate(objects):
-        made += protocol.gap_ids(entry.desc, first=index == 0)
+        made += protocol.gap_ids(entry.desc, index == 0, polygon=entry.is_polygon, after_polygon=polygon)
+        polygon = entry.is_polygon
         for position, k in enumerate(entry.bins):
             made += (protocol.separator_ids if position else []) + [int(protocol.vocabulary.ids[k])]
     made += protocol.gap_ids(None, first=False)

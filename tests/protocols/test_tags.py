@@ -3,8 +3,13 @@
 
 import pytest
 
+from coordexp_trl.coordinates import CoordinateGrid
+from coordexp_trl.records import DetectionObject
+
+GRID = CoordinateGrid()
 CAT = "<obj><desc>cat</desc><box>####</box></obj>"
 DOG = "<obj><desc>dog</desc><box>####</box></obj>"
+KITE = "<obj><desc>kite</desc><poly>######</poly></obj>"
 
 # text, descriptions read, drops, truncated
 CASES = [
@@ -49,6 +54,26 @@ CASES = [
     ("<obj><desc>cat</desc><box><box>####</box></obj>", [], {"nested": 1}, False),  # box in a box
     ("<obj><desc>cat</desc><box>####</box>!</obj>" + DOG, ["dog"], {"extra_text": 1}, False),  # text after the box
     ("<obj><desc>cat</desc><box>####</box><box>####</box></obj>", [], {"extra_text": 1}, False),  # second box
+    # polygons
+    (KITE, ["kite"], {}, False),  # a triangle
+    (CAT + KITE + DOG + KITE + "€", ["cat", "kite", "dog", "kite"], {}, False),  # beside boxes
+    (KITE.replace("######", "#" * 100), ["kite"], {}, False),  # fifty vertices
+    (KITE.replace("######", "") + DOG, ["dog"], {"wrong_arity": 1}, False),  # none
+    (KITE.replace("######", "####") + DOG, ["dog"], {"wrong_arity": 1}, False),  # two vertices
+    (KITE.replace("######", "#####") + DOG, ["dog"], {"wrong_arity": 1}, False),  # half a vertex missing
+    (KITE.replace("######", "#######") + DOG, ["dog"], {"wrong_arity": 1}, False),  # half a vertex too many
+    (KITE.replace("######", "###, ###") + DOG, ["dog"], {"text_in_box": 1}, False),  # text inside
+    (KITE.replace("######", "###<poly>###") + DOG, ["dog"], {"nested": 1}, False),  # a polygon in a polygon
+    (KITE.replace("</poly>", "</box>") + DOG, ["dog"], {"missing_box": 1}, False),  # closed as a box
+    (KITE.replace("<poly>", "<box>") + DOG, ["dog"], {"missing_box": 1}, False),  # opened as a box
+    (KITE.replace("</poly>", "") + DOG, ["dog"], {"missing_box": 1}, False),  # not closed
+    (KITE.replace("</poly>", "</poly> ") + DOG, ["dog"], {"extra_text": 1}, False),  # text after it
+    (KITE.replace("</obj>", "<box>####</box></obj>"), [], {"extra_text": 1}, False),  # its box, too
+    (KITE.replace("kite", "a<poly>b"), [], {"nested": 1}, False),  # tag in the description
+    (KITE.replace("kite", " "), [], {"empty_desc": 1}, False),  # blank description
+    (CAT + KITE.replace("</poly></obj>", ""), ["cat"], {}, True),  # cut in the polygon
+    (CAT + KITE.replace("</obj>", ""), ["cat"], {}, True),  # cut behind it
+    (CAT + KITE.replace("#</poly></obj>", "€"), ["cat"], {"incomplete": 1}, False),  # ended in the polygon
     # objects
     ("<obj>" + CAT, ["cat"], {"nested": 1}, False),  # opened twice: the inner one is complete
     ("<obj><desc>cat</desc><box>####</box>" + DOG, ["dog"], {"nested": 1}, False),  # not closed
@@ -107,3 +132,24 @@ def test_degenerate_boxes_are_read_as_they_are(protocols, tokenizer, bins, valid
     ids = tokenizer(f"<obj><desc>a</desc><box>{coordinates}</box></obj>")["input_ids"]
     (item,) = protocols["tags"].parse(ids).objects
     assert (item.bins, item.valid_geometry) == (bins, valid)
+
+
+@pytest.mark.parametrize(
+    ("bins", "valid", "box"),
+    [
+        ((10, 20, 30, 20, 20, 60), True, (10, 20, 30, 60)),
+        ((10, 20, 30, 60, 30, 20, 10, 60), True, (10, 20, 30, 60)),  # crosses itself
+        ((5, 5, 5, 5, 5, 5), False, (5, 5, 6, 6)),  # a point
+        ((999, 5, 999, 9, 999, 7), False, (998, 5, 999, 9)),  # a line at the border
+    ],
+)
+def test_a_polygon_and_its_box(protocols, bins, valid, box):
+    (item,) = protocols["tags"].parse(protocols["tags"].encode([DetectionObject(desc="a", bins=bins)])).objects
+    assert (item.bins, item.is_polygon, item.valid_geometry, item.box_bins(GRID)) == (bins, True, valid, box)
+    assert DetectionObject(desc="a", bins=bins).box_bins(640, 480, GRID) == box  # the same rule
+
+
+def test_the_box_of_a_box_is_as_written(protocols):
+    bins = (30, 30, 10, 30)
+    (item,) = protocols["tags"].parse(protocols["tags"].encode([DetectionObject(desc="a", bins=bins)])).objects
+    assert (item.is_polygon, item.box_bins(GRID)) == (False, bins)
