@@ -3,10 +3,10 @@
 
 import argparse
 
-from coordexp_trl.cli.data import convert, shapes
+from coordexp_trl.cli.data import convert, export, shapes
 from coordexp_trl.cli.parser import add_group
 
-COMMANDS = (shapes, convert)
+COMMANDS = (shapes, convert, export)
 
 
 def register(commands: argparse._SubParsersAction) -> None:
