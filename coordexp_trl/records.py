@@ -135,6 +135,10 @@ class DetectionRecord:
             Folder at which relative image paths start.
         source (`str`, *optional*, defaults to `""`):
             Where the record was read, such as `"train.jsonl:12"`; not compared.
+        dataset (`str`, *optional*, defaults to `""`):
+            Name of the dataset that the record belongs to where several are joined; evaluation reports it on its own.
+        prompt (`str`, *optional*):
+            Instruction that is given with this image instead of the configured one.
 
     Raises:
         [`RecordError`]: if a field is not as described.
@@ -148,6 +152,8 @@ class DetectionRecord:
     metadata: dict | None = field(default=None, hash=False)
     root: Path | None = None
     source: str = field(default="", compare=False)
+    dataset: str = field(default="", compare=False)
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, (list, tuple)) or not self.images:
@@ -214,24 +220,64 @@ def iter_records(
 ) -> Iterator[DetectionRecord]:
     """Yields the records of a file one by one; arguments and errors are those of [`read_records`]."""
     root = Path(path).parent if image_root is None else Path(image_root)
+    record = None
+    for number, _, line in iter_lines(path):
+        record = parse_record(line, root, f"{path}:{number}", grid)
+        yield record
+    if record is None:
+        raise RecordError(f"{path}: the file holds no record. Write one JSON object a line.")
+
+
+def iter_lines(path: str | os.PathLike) -> Iterator[tuple[int, int, bytes]]:
+    """
+    Yields the lines of a file that are not blank.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+
+    Yields:
+        `tuple[int, int, bytes]`: Number of the line from 1, the byte it begins at, and the line (without a byte-order
+        mark).
+
+    Raises:
+        [`RecordError`], a `ValueError`: If the file cannot be opened.
+    """
     try:
         file = open(path, "rb")
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror}. Give the path of a JSONL file of detection records.") from error
-    record = None
+    start = 0
     with file:
         for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.isspace() or not line:
-                continue
-            try:
-                record = _parse_record(_parse_line(line), root, f"{path}:{number}", grid)
-            except RecordError as error:
-                raise RecordError(f"{path}:{number}: {error}") from error.__cause__
-            yield record
-    if record is None:
-        raise RecordError(f"{path}: the file holds no record. Write one JSON object a line.")
+            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if text and not text.isspace():
+                yield number, start + len(line) - len(text), text
+            start += len(line)
+
+
+def parse_record(line: bytes, root: Path, source: str, grid: CoordinateGrid = DEFAULT_GRID) -> DetectionRecord:
+    """
+    Args:
+        line (`bytes`):
+            A line of a JSONL file.
+        root (`Path`):
+            Folder at which relative image paths start.
+        source (`str`):
+            Where the line was read, such as `"train.jsonl:12"`.
+        grid ([`CoordinateGrid`], *optional*):
+            Grid that coordinate tokens must belong to. Defaults to 1000 bins.
+
+    Returns:
+        [`DetectionRecord`]: The record that it holds.
+
+    Raises:
+        [`RecordError`], a `ValueError`: Naming source, field, value and remedy.
+    """
+    try:
+        return _parse_record(_parse_line(line), root, source, grid)
+    except RecordError as error:
+        raise RecordError(f"{source}: {error}") from error.__cause__
 
 
 def write_records(records: Iterable[DetectionRecord], path: str | os.PathLike) -> int:
@@ -242,7 +288,7 @@ def write_records(records: Iterable[DetectionRecord], path: str | os.PathLike) -
 
     Args:
         records (`Iterable[DetectionRecord]`):
-            The records; `root` and `source` are not written.
+            The records; `root`, `source`, `dataset` and `prompt` are not written.
         path (`str` or `os.PathLike`):
             The file; missing folders are made.
 
