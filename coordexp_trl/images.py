@@ -6,19 +6,17 @@ stored pixels. A record that was annotated on the rotated image is recognised by
 """
 
 import os
-import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm.auto import tqdm
 
+from coordexp_trl.image_files import UnusableImage, decode_image, size_problem
 from coordexp_trl.records import DetectionRecord, RecordError
 
 _MAX_LISTED = 5
-_RGB_LIKE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")  # not 16-bit and float
-_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 def load_image(record: DetectionRecord) -> Image.Image:
@@ -36,10 +34,10 @@ def load_image(record: DetectionRecord) -> Image.Image:
         [`RecordError`], a `ValueError`: if the file is missing, cannot be decoded, or has another size.
     """
     try:
-        image, size = _decode(record.image_path)
-    except RecordError as error:
+        image, size = decode_image(record.image_path)
+    except UnusableImage as error:
         raise RecordError(_located(record, error)) from error.__cause__
-    problem = _size_problem(record, size)
+    problem = size_problem(record.image_path, size, (record.width, record.height))
     if problem:
         raise RecordError(_located(record, problem))
     image = image.convert("RGB")
@@ -76,7 +74,10 @@ def check_images(
     problems = []
     for record in records:
         probe = found[record.image_path]
-        problem = probe if isinstance(probe, RecordError) else _size_problem(record, probe)
+        if isinstance(probe, UnusableImage):
+            problem = probe
+        else:
+            problem = size_problem(record.image_path, probe, (record.width, record.height))
         if problem:
             problems.append(_located(record, problem))
     if problems:
@@ -86,56 +87,12 @@ def check_images(
         raise RecordError("\n  ".join(lines))
 
 
-def _located(record: DetectionRecord, problem: RecordError | str) -> str:
+def _located(record: DetectionRecord, problem: UnusableImage | str) -> str:
     return f"{record.source + ': ' if record.source else ''}images[0] = {str(record.image_path)!r}: {problem}"
 
 
-def _decode(path: Path, cheaply: bool = False) -> tuple[Image.Image, tuple[int, int]]:
-    """Returns the decoded image and its size as stored; decoded cheaply, the image itself may be smaller."""
+def _probe(path: Path) -> tuple[int, int] | UnusableImage:
     try:
-        with Image.open(path) as image:
-            size = image.size
-            if image.mode not in _RGB_LIKE_MODES:
-                raise RecordError(f"pixels of mode {image.mode!r} have no plain RGB form. Save it with 8 bits.")
-            if cheaply:
-                image.draft(None, (1, 1))  # JPEG only: reads the whole file but computes one pixel in 64
-            image.load()
-        return image, size
-    except RecordError:
-        raise
-    except FileNotFoundError as error:
-        raise RecordError("no such file. Check the path and the image root.") from error
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        reason = f"{type(error).__name__}: {error}"
-        raise RecordError(f"the image cannot be decoded ({reason}). Replace the file or drop the record.") from error
-
-
-def _probe(path: Path) -> tuple[int, int] | RecordError:
-    try:
-        return _decode(path, cheaply=True)[1]
-    except RecordError as error:
+        return decode_image(path, cheaply=True)[1]
+    except UnusableImage as error:
         return error
-
-
-def _size_problem(record: DetectionRecord, size: tuple[int, int]) -> str | None:
-    expected = (record.width, record.height)
-    if size == expected:
-        return None
-    if size[::-1] != expected:
-        remedy = "Correct width and height, or use the image that was annotated."
-    elif _exif_orientation(record.image_path) in _QUARTER_TURNS:
-        remedy = (
-            "The EXIF orientation of the file explains it: the annotation refers to the rotated image. Save the image "
-            "upright (PIL.ImageOps.exif_transpose)."
-        )
-    else:
-        remedy = "Width and height look swapped."
-    return f"the image is {size[0]} x {size[1]} pixels, but the record says {expected[0]} x {expected[1]}. {remedy}"
-
-
-def _exif_orientation(path: Path) -> int | None:
-    try:
-        with Image.open(path) as image:
-            return image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, struct.error):  # damaged metadata of a readable image
-        return None
