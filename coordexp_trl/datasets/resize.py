@@ -1,0 +1,326 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""Resizes the images of a dataset once, to the sizes that Qwen's image processor would choose, and their geometry.
+
+Sizes come from the `smart_resize` of transformers itself: both sides multiples of `factor`, the area between two
+limits, the aspect ratio kept as closely as that allows. An image of such a size passes the processor unchanged.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm.auto import tqdm
+
+from coordexp_trl.datasets.conversion import ConversionReport
+from coordexp_trl.datasets.relocation import check_out, relocate
+from coordexp_trl.datasets.resize_journal import ResizeJournal
+from coordexp_trl.datasets.resize_worker import ResizeJob, resize_image
+from coordexp_trl.datasets.rounding import interleave, round_axis, round_side
+from coordexp_trl.records import DetectionObject, DetectionRecord, RecordError, iter_records, write_records
+from coordexp_trl.workers import map_in_processes, resolve_num_workers
+
+_MAX_LISTED = 5
+_MIN_SIDE = 4  # pixels of the smallest factor
+
+
+@dataclass(frozen=True)
+class ResizeSettings:
+    """
+    Sizes and quality of resized images.
+
+    Args:
+        factor (`int`, *optional*, defaults to `32`):
+            Width and height are multiples of this number of pixels; 32 for Qwen3-VL (patches of 16, merged by 2).
+        max_blocks (`int`, *optional*, defaults to `768`):
+            Largest area, in blocks of `factor` × `factor` pixels. A block is one image token of the model.
+        min_blocks (`int`, *optional*, defaults to `4`):
+            Smallest area, in blocks.
+        quality (`int`, *optional*, defaults to `95`):
+            Quality of JPEG files, 1 to 100.
+
+    Raises:
+        `ValueError`: if a value makes no sense.
+    """
+
+    factor: int = 32
+    max_blocks: int = 768
+    min_blocks: int = 4
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("factor", _MIN_SIDE, 1024),
+            ("max_blocks", 1, 2**20),
+            ("min_blocks", 1, self.max_blocks),
+            ("quality", 1, 100),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                bound = f"max_blocks = {high}" if name == "min_blocks" else high
+                raise ValueError(f"{name} = {value!r}: must be an integer from {low} to {bound}.")
+
+    def target_size(self, width: int, height: int) -> tuple[int, int]:
+        """
+        Returns the width and height that an image of `width` × `height` pixels is resized to.
+
+        Raises:
+            `ValueError`: if no such size lies within the limits, as for an aspect ratio above 200.
+        """
+        return _target_size(width, height, self.factor, self.min_blocks, self.max_blocks)
+
+
+@functools.lru_cache(maxsize=65536)
+def _target_size(width: int, height: int, factor: int, min_blocks: int, max_blocks: int) -> tuple[int, int]:
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize  # slow to import
+
+    limits = {"min_pixels": min_blocks * factor**2, "max_pixels": max_blocks * factor**2}
+    new_height, new_width = smart_resize(height, width, factor=factor, **limits)
+    if not limits["min_pixels"] <= new_width * new_height <= limits["max_pixels"]:
+        raise ValueError(
+            f"an image of {width} x {height} pixels would become {new_width} x {new_height}, outside {min_blocks} to "
+            f"{max_blocks} blocks of {factor} x {factor} pixels. Widen the limits, or drop the record"
+        )
+    return new_width, new_height
+
+
+def resize_object(item: DetectionObject, old: tuple[int, int], new: tuple[int, int]) -> DetectionObject:
+    """
+    Scales an object in pixels to another image size.
+
+    Args:
+        item ([`DetectionObject`]):
+            The object. Bins are relative to the image, so an object in bins is returned as it is.
+        old (`tuple[int, int]`), new (`tuple[int, int]`):
+            Width and height of the image, before and after.
+
+    Returns:
+        [`DetectionObject`]: the object in integers within the image. Neither a box nor the box around a polygon
+        collapses. A polygon keeps its vertices.
+    """
+    if item.bins is not None:
+        return item
+    values = item.bbox_2d or item.poly
+    xs = [x * (new[0] / old[0]) for x in values[::2]]
+    ys = [y * (new[1] / old[1]) for y in values[1::2]]
+    if item.bbox_2d is not None:
+        return replace(item, bbox_2d=interleave(round_side(*xs, new[0]), round_side(*ys, new[1])))
+    return replace(item, poly=interleave(round_axis(xs, new[0]), round_axis(ys, new[1])))
+
+
+class _Planned(NamedTuple):
+    place: str  # the first record that shows the image
+    old: tuple[int, int]
+    new: tuple[int, int]
+
+
+def resize_records(
+    data: str | Path,
+    out: str | Path,
+    settings: ResizeSettings | None = None,
+    image_root: str | Path | None = None,
+    num_workers: int | None = None,
+    skip_bad_images: bool = False,
+    show_progress: bool = True,
+) -> ConversionReport:
+    """
+    Writes a dataset whose images have sizes that Qwen's image processor leaves as they are.
+
+    The images go to `images/<name of the file without suffix>/` beside the output, which refers to them by relative
+    paths, so the folder can be moved. A run that was cut short goes on where it stopped, and a second run does only
+    what has changed. The output does not depend on the number of workers.
+
+    Args:
+        data (`str` or `Path`):
+            JSONL file of detection records, in pixels or bins. Of a record with several images only the first, which
+            its objects describe, is resized.
+        out (`str` or `Path`):
+            JSONL file to write, or a folder for a file of the same name.
+        settings ([`ResizeSettings`], *optional*):
+            Sizes and quality.
+        image_root (`str` or `Path`, *optional*):
+            Folder at which relative image paths start. Defaults to the folder of `data`.
+        num_workers (`int`, *optional*):
+            Number of processes. Defaults to the number of CPUs.
+        skip_bad_images (`bool`, *optional*, defaults to `False`):
+            Whether to leave out records whose image is missing, damaged or of another size, rather than to fail.
+        show_progress (`bool`, *optional*, defaults to `True`):
+            Whether to show progress bars.
+
+    Returns:
+        [`ConversionReport`]: the counts.
+
+    Raises:
+        `ValueError`: if a record or an option is wrong, or if images are unusable; the first 5 of these are named,
+        each with file and line, after all other images were finished.
+        `OSError`: if the disk refuses a file.
+    """
+    settings = settings or ResizeSettings()
+    num_workers = resolve_num_workers(num_workers)
+    data, out = Path(data), output_file(data, out)
+    check_out(data, out)
+    reading = functools.partial(_read, data, image_root, show_progress)
+    plan = _plan(reading("Reading"), settings)
+    folder = out.parent / "images" / out.stem
+    _check_folder(folder, plan)
+    names = _image_names(list(plan))
+    fingerprints = {names[source]: _fingerprint(source, planned) for source, planned in plan.items()}
+    journal = ResizeJournal(folder, asdict(settings), fingerprints)
+    report = ConversionReport()
+    try:
+        if journal.removed:
+            out.unlink(missing_ok=True)  # its records speak of images that are gone
+        if journal.finished:
+            report.notes["images finished before"] = len(journal.finished)
+        problems = _resize_images(plan, names, folder, journal, settings.quality, num_workers, show_progress)
+        if problems and not skip_bad_images:
+            raise RecordError(_list_problems(problems, len(plan)))
+        if len(problems) == len(plan):
+            raise RecordError(f"{data}: no image is usable. {next(iter(problems.values()))}")
+        files = {source: f"images/{out.stem}/{name}{journal.finished.get(name, '')}" for source, name in names.items()}
+        records = _resized(reading("Writing"), plan, files, problems, out, report)
+        report.images = write_records(records, out)
+    finally:
+        journal.close()
+    report.check()
+    return report
+
+
+def output_file(data: str | Path, out: str | Path) -> Path:
+    """Returns `out` if it names a JSONL file, else the file of the name of `data` in the folder `out`."""
+    out = Path(out)
+    return out if out.suffix == ".jsonl" else out / Path(data).name
+
+
+def _read(data: Path, image_root: str | Path | None, show_progress: bool, title: str) -> Iterator[DetectionRecord]:
+    return iter(tqdm(iter_records(data, image_root), desc=title, unit="record", disable=not show_progress))
+
+
+def _source(record: DetectionRecord) -> str:
+    return os.path.abspath(record.image_path)
+
+
+def _plan(records: Iterator[DetectionRecord], settings: ResizeSettings) -> dict[str, _Planned]:
+    plan: dict[str, _Planned] = {}
+    for record in records:
+        size = (record.width, record.height)
+        known = plan.get(_source(record))
+        if known is None:
+            try:
+                plan[_source(record)] = _Planned(record.place, size, settings.target_size(*size))
+            except ValueError as error:
+                raise RecordError(f"{record.place}: images[0] = {record.images[0]!r}: {error}.") from error
+        elif known.old != size:
+            raise RecordError(
+                f"{record.place}: images[0] = {record.images[0]!r}: is {size[0]} x {size[1]} pixels here, but "
+                f"{known.old[0]} x {known.old[1]} in {known.place}. Correct width and height."
+            )
+    return plan
+
+
+def _check_folder(folder: Path, plan: dict[str, _Planned]) -> None:
+    """Refuses to write where images are read from."""
+    real = os.path.realpath(folder) + os.sep
+    for source, planned in plan.items():
+        if os.path.realpath(source).startswith(real):
+            raise ValueError(
+                f"{planned.place}: images[0] = {source!r}: lies in the folder that would be written, {str(folder)!r}. "
+                "Choose another output."
+            )
+
+
+def _image_names(sources: list[str]) -> dict[str, str]:
+    """Names without suffix, relative to the folder that all sources share; distinct also where case is ignored."""
+    if not sources:
+        return {}
+    root = os.path.commonpath([os.path.dirname(source) for source in sources])
+    names, taken = {}, set()
+    for source in sources:
+        stem = Path(os.path.relpath(source, root)).with_suffix("").as_posix()
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        names[source] = name
+    return names
+
+
+def _fingerprint(source: str, planned: _Planned) -> str:
+    try:
+        stat = os.stat(source)
+    except OSError:
+        return ""  # the worker will say what is wrong
+    parts = (source, stat.st_size, stat.st_mtime_ns, planned.old)
+    return hashlib.sha256(repr(parts).encode("utf-8", errors="surrogateescape")).hexdigest()[:32]
+
+
+def _resize_images(
+    plan: dict[str, _Planned],
+    names: dict[str, str],
+    folder: Path,
+    journal: ResizeJournal,
+    quality: int,
+    num_workers: int,
+    show_progress: bool,
+) -> dict[str, str]:
+    """Resizes what is not finished; returns the problem of every unusable source."""
+    pending = [source for source in plan if names[source] not in journal.finished]
+    targets = [folder / names[source] for source in pending]
+    for parent in {target.parent for target in targets}:
+        parent.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        ResizeJob(source, str(target), plan[source].old, plan[source].new, quality)
+        for source, target in zip(pending, targets, strict=True)
+    ]
+    results = map_in_processes(resize_image, jobs, num_workers)
+    done = len(plan) - len(pending)
+    problems = {}
+    with tqdm(total=len(plan), initial=done, desc="Resizing", unit="image", disable=not show_progress) as bar:
+        for source, result in zip(pending, results, strict=True):
+            if result.problem:
+                problems[source] = f"{plan[source].place}: images[0] = {source!r}: {result.problem}"
+            else:
+                journal.add(names[source], result.suffix, result.num_bytes)
+            bar.update()
+    return problems
+
+
+def _list_problems(problems: dict[str, str], num_images: int) -> str:
+    lines = [f"{len(problems)} of {num_images} images are unusable:", *list(problems.values())[:_MAX_LISTED]]
+    if len(problems) > _MAX_LISTED:
+        lines.append(f"... and {len(problems) - _MAX_LISTED} more")
+    lines.append(
+        "Correct them and run again, which goes on with what is finished, or leave their records out "
+        "(--skip-bad-images)."
+    )
+    return "\n  ".join(lines)
+
+
+def _resized(
+    records: Iterator[DetectionRecord],
+    plan: dict[str, _Planned],
+    files: dict[str, str],
+    problems: dict[str, str],
+    out: Path,
+    report: ConversionReport,
+) -> Iterator[DetectionRecord]:
+    for record in records:
+        report.objects_in += len(record.objects)
+        source = _source(record)
+        if source in problems:
+            report.notes["records left out: unusable image"] += 1
+            report.dropped["unusable image"] += len(record.objects)
+            continue
+        old, new = plan[source].old, plan[source].new
+        report.objects_out += len(record.objects)
+        yield replace(
+            record,
+            images=(files[source], *relocate(record, out).images[1:]),
+            width=new[0],
+            height=new[1],
+            objects=tuple(resize_object(item, old, new) for item in record.objects),
+        )

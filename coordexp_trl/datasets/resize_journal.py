@@ -1,0 +1,98 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""Which images of a folder are finished, so that a run that was cut short goes on where it stopped."""
+
+import fcntl
+import json
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+JOURNAL = ".resized.jsonl"
+
+
+class ResizeJournal:
+    """
+    A file beside the images: the settings in its first line, then one line for every finished image.
+
+    An image counts as finished if the settings and its source are still the same, and its file has the length that was
+    written. Files that the journal knows and that are not wanted in this form any more are removed. The folder is
+    locked against a second run until [`ResizeJournal.close`], or until the process ends.
+
+    Args:
+        folder (`Path`):
+            The folder of the images; made if missing.
+        settings (`dict`):
+            Everything that decides how an image is written.
+        wanted (`dict[str, str]`):
+            Fingerprint of the source by name of the image, without suffix.
+
+    Attributes:
+        finished (`dict[str, str]`):
+            Suffix of the file by name, of the images that are finished.
+        removed (`int`):
+            Number of obsolete images that were removed.
+
+    Raises:
+        `ValueError`: if another run writes into the folder.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], wanted: dict[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._wanted = folder, wanted
+        self._lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise ValueError(f"{folder}: another run writes into this folder. Wait for it, or end it.") from error
+        self.finished: dict[str, str] = {}
+        self.removed = 0
+        header = {"settings": settings}
+        kept = self._read(header)
+        path = folder / JOURNAL
+        temporary = folder / f"{JOURNAL}.tmp"
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in [header, *kept]), encoding="utf-8")
+        os.replace(temporary, path)
+        self._file = open(path, "a", encoding="utf-8")
+
+    def add(self, name: str, suffix: str, num_bytes: int) -> None:
+        """Notes that an image is finished."""
+        line = {"name": name, "suffix": suffix, "bytes": num_bytes, "source": self._wanted[name]}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self.finished[name] = suffix
+
+    def close(self) -> None:
+        """Ends the writing and unlocks the folder."""
+        self._file.close()
+        os.close(self._lock)
+
+    def _read(self, header: dict[str, Any]) -> list[dict[str, Any]]:
+        """Returns the lines that still hold; removes the images of the others."""
+        path = self._folder / JOURNAL
+        if not path.exists():
+            return []
+        lines = [_parse(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+        same_settings = bool(lines) and lines[0] == header
+        kept = {}
+        for line in lines[1:]:
+            if not line.keys() >= {"name", "suffix", "bytes", "source"}:
+                continue  # the last line of a killed run
+            name = line["name"]
+            file = self._folder / (name + line["suffix"])
+            complete = file.is_file() and file.stat().st_size == line["bytes"]
+            if same_settings and complete and self._wanted.get(name) == line["source"]:
+                kept[name] = line
+                self.finished[name] = line["suffix"]
+            elif ".." not in PurePosixPath(name).parts and not os.path.isabs(name) and name not in kept:
+                self.removed += file.is_file()
+                file.unlink(missing_ok=True)
+        return list(kept.values())
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
