@@ -3,10 +3,10 @@
 
 import argparse
 
-from coordexp_trl.cli.data.convert import voc
+from coordexp_trl.cli.data.convert import coco, lvis, voc
 from coordexp_trl.cli.parser import add_group
 
-COMMANDS = (voc,)
+COMMANDS = (coco, lvis, voc)
 
 
 def register(commands: argparse._SubParsersAction) -> None:
