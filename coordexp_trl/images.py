@@ -6,8 +6,9 @@ stored pixels. A record that was annotated on the rotated image is recognised by
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +18,7 @@ from coordexp_trl.image_files import UnusableImage, decode_image, size_problem
 from coordexp_trl.records import DetectionRecord, RecordError
 
 _MAX_LISTED = 5
+_AT_ONCE = 4096
 
 
 def load_image(record: DetectionRecord) -> Image.Image:
@@ -49,7 +51,7 @@ def check_images(
     records: Iterable[DetectionRecord], num_workers: int | None = None, show_progress: bool = True
 ) -> None:
     """
-    Decodes every image once and compares its size with each of its records.
+    Decodes every image and compares its size with each of its records; records that follow each other share the work.
 
     Args:
         records (`Iterable[DetectionRecord]`):
@@ -65,26 +67,36 @@ def check_images(
     """
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers = {num_workers!r}: must be at least 1, or None for the number of CPUs.")
-    records = list(records)
-    paths = list(dict.fromkeys(record.image_path for record in records))
-    with ThreadPoolExecutor(num_workers or min(16, os.cpu_count() or 1)) as pool:
-        probes = pool.map(_probe, paths)
-        bar = tqdm(probes, desc="Checking images", total=len(paths), unit="image", disable=not show_progress)
-        found = dict(zip(paths, bar, strict=True))
-    problems = []
-    for record in records:
-        probe = found[record.image_path]
-        if isinstance(probe, UnusableImage):
-            problem = probe
-        else:
-            problem = size_problem(record.image_path, probe, (record.width, record.height))
-        if problem:
-            problems.append(_located(record, problem))
-    if problems:
-        lines = [f"{len(problems)} of {len(records)} records have an unusable image:", *problems[:_MAX_LISTED]]
-        if len(problems) > _MAX_LISTED:
-            lines.append(f"... and {len(problems) - _MAX_LISTED} more")
+    total = len(records) if isinstance(records, Sized) else None
+    records, count, faulty, listed = iter(records), 0, 0, []
+    with (
+        ThreadPoolExecutor(num_workers or min(16, os.cpu_count() or 1)) as pool,
+        tqdm(desc="Checking images", total=total, unit="image", disable=not show_progress) as bar,
+    ):
+        # Not all records at once: they may be read from a file larger than memory
+        while part := list(islice(records, _AT_ONCE)):
+            paths = list(dict.fromkeys(record.image_path for record in part))
+            found = {}
+            for path, probe in zip(paths, pool.map(_probe, paths), strict=True):
+                found[path] = probe
+                bar.update()
+            bar.update(len(part) - len(paths))
+            for record in part:
+                if problem := _problem(record, found[record.image_path]):
+                    faulty += 1
+                    listed += [_located(record, problem)][: _MAX_LISTED - len(listed)]
+            count += len(part)
+    if faulty:
+        lines = [f"{faulty} of {count} records have an unusable image:", *listed]
+        if faulty > _MAX_LISTED:
+            lines.append(f"... and {faulty - _MAX_LISTED} more")
         raise RecordError("\n  ".join(lines))
+
+
+def _problem(record: DetectionRecord, probe: tuple[int, int] | UnusableImage) -> UnusableImage | str | None:
+    if isinstance(probe, UnusableImage):
+        return probe
+    return size_problem(record.image_path, probe, (record.width, record.height))
 
 
 def _located(record: DetectionRecord, problem: UnusableImage | str) -> str:

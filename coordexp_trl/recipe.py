@@ -2,12 +2,11 @@
 """What the recipes share: options, configuration files, data, the plan of a run, and what a finished run leaves."""
 
 import dataclasses
-import difflib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,19 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
+from torch.utils.data import ConcatDataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
+from coordexp_trl.datasets.fusion import FusionDataset, is_fusion_file, load_fusion
+from coordexp_trl.datasets.record_file import RecordFile
+from coordexp_trl.datasets.record_views import JoinedRecords
 from coordexp_trl.images import check_images
-from coordexp_trl.records import DetectionRecord, read_records
+from coordexp_trl.records import DetectionRecord
 from coordexp_trl.run_report import finish_run
 from coordexp_trl.tables import print_table
+from coordexp_trl.yaml_files import check_keys, compose_mapping, nearest
 
 
 @dataclass
@@ -32,11 +36,13 @@ class RecipeArguments:
 
     Args:
         train_file (`str`):
-            JSONL file of training records.
+            JSONL file of training records, or a fusion of several: a file that ends in `.yaml` or `.yml`, see
+            [`read_fusion`].
         eval_file (`str`, *optional*):
-            JSONL file of evaluation records.
+            JSONL file of evaluation records, or a fusion, whose `val_jsonl` files are evaluated.
         image_root (`str`, *optional*):
-            Folder that relative image paths start from; the JSONL file's own folder by default.
+            Folder that relative image paths start from; the JSONL file's own folder by default. A source of a fusion
+            may name its own.
         check_images (`bool`, *optional*, defaults to `True`):
             Whether to decode every image once before training begins.
         dry_run (`bool`, *optional*, defaults to `False`):
@@ -47,8 +53,10 @@ class RecipeArguments:
             Evaluation pictures drawn after the run.
     """
 
-    train_file: str = field(metadata={"help": "JSONL file of training records."})
-    eval_file: str | None = field(default=None, metadata={"help": "JSONL file of evaluation records."})
+    train_file: str = field(metadata={"help": "JSONL file of training records, or a fusion (.yaml)."})
+    eval_file: str | None = field(
+        default=None, metadata={"help": "JSONL file of evaluation records, or a fusion (.yaml)."}
+    )
     image_root: str | None = field(
         default=None, metadata={"help": "Folder that relative image paths start from; the JSONL's folder by default."}
     )
@@ -76,7 +84,10 @@ class RecipeParser(TrlParser):
         if args[-1:] == ["--config"]:
             raise ValueError("--config needs the name of a YAML file.")
         if "--config" in args:
-            _check_config_keys(Path(args[args.index("--config") + 1]), known | {"env"})
+            path = Path(args[args.index("--config") + 1])
+            if not path.is_file():
+                raise ValueError(f"config={str(path)!r}: no such file.")
+            check_keys(path, compose_mapping(path, "`option: value` lines"), known | {"env"})
         for argument in args:
             name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
             if (
@@ -84,32 +95,12 @@ class RecipeParser(TrlParser):
                 and name not in known | {"config"}
                 and argument not in self._option_string_actions
             ):
-                raise ValueError(f"unknown option {argument!r}{_nearest(name, known, '--')}")
+                raise ValueError(f"unknown option {argument!r}{nearest(name, known, '--')}")
         return super().parse_args_and_config(args, **kwargs)
 
     def error(self, message: str) -> None:
         """Reports a mistake in one line, without the usage of some two hundred options."""
         raise ValueError(f"{message}. All options: --help.")
-
-
-def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {prefix + found[0]!r}?" if found else "."
-
-
-def _check_config_keys(path: Path, known: set[str]) -> None:
-    if not path.is_file():
-        raise ValueError(f"config={str(path)!r}: no such file.")
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise ValueError(f"{path}: must hold `option: value` lines.")
-    for key, _ in root.value:
-        if key.value not in known:
-            line = key.start_mark.line + 1
-            raise ValueError(f"{path}:{line}: unknown key {key.value!r}{_nearest(key.value, known)}")
 
 
 def launch_on_cpu(script: str | os.PathLike, *options: object) -> None:
@@ -188,7 +179,7 @@ def train(trainer_class: type[Trainer], config_class: type[TrainingArguments]) -
     if recipe_args.dry_run:
         return print_plan(trainer, (recipe_args, training_args, model_args))
 
-    drawn = (eval_records or [])[: recipe_args.num_overlays]
+    drawn = _first_records(eval_records, recipe_args.num_overlays)
     before, seen_before = (trainer.evaluate(), trainer.detect(drawn)) if eval_records else (None, [])
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     after, seen_after = (trainer.evaluate(), trainer.detect(drawn)) if eval_records else (None, [])
@@ -200,20 +191,35 @@ def train(trainer_class: type[Trainer], config_class: type[TrainingArguments]) -
     trainer.close()
 
 
-def load_records(args: RecipeArguments) -> tuple[list[DetectionRecord], list[DetectionRecord] | None]:
+def load_records(args: RecipeArguments) -> tuple[Sequence[DetectionRecord], Sequence[DetectionRecord] | None]:
     """
     Args:
         args ([`RecipeArguments`]):
             File names and checks.
 
     Returns:
-        Training and evaluation records, their images checked on the main process of each machine.
+        Training and evaluation records, all validated and none in memory; their images checked on the main process of
+        each machine.
     """
-    train = read_records(args.train_file, args.image_root)
-    evaluation = None if args.eval_file is None else read_records(args.eval_file, args.image_root)
+    train = _open_records(args.train_file, "train", args.image_root)
+    evaluation = None if args.eval_file is None else _open_records(args.eval_file, "val", args.image_root)
     if args.check_images and PartialState().is_local_main_process:
-        check_images([*train, *(evaluation or [])])
+        check_images(ConcatDataset([train] if evaluation is None else [train, evaluation]))
     return train, evaluation
+
+
+def _open_records(path: str, split: str, image_root: str | None) -> Sequence[DetectionRecord]:
+    show_progress = PartialState().is_local_main_process
+    if is_fusion_file(path):
+        return load_fusion(path, split, image_root, show_progress=show_progress)
+    return RecordFile(path, image_root, show_progress=show_progress)
+
+
+def _first_records(records: Sequence[DetectionRecord] | None, count: int) -> list[DetectionRecord]:
+    """Returns the first records, of each dataset if there are several."""
+    if isinstance(records, JoinedRecords):
+        return records.first_of_each(count)
+    return [] if records is None else list(records[:count])
 
 
 def check_output_dir(args: TrainingArguments, overwrite: bool) -> None:
@@ -280,24 +286,35 @@ def plan_rows(trainer: Trainer) -> list[tuple[str, str]]:
     """
     args = trainer.args
     images = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps_per_epoch = -(-len(trainer.train_dataset) // images)
+    records = trainer.records
+    fusion = records if isinstance(records, FusionDataset) else None
+    epoch = fusion.epoch_length if fusion else len(records)
+    steps_per_epoch = -(-epoch // images)
     steps = args.max_steps if args.max_steps > 0 else int(steps_per_epoch * args.num_train_epochs)
     parameters = list(trainer.model.parameters())
     learning = [parameter for parameter in parameters if parameter.requires_grad]
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in learning)
     moments = sum(parameter.numel() * 8 for parameter in learning)
-    records = trainer.records
-    prompt_lengths = trainer.prompt_builder.lengths([(record.width, record.height) for record in records])
+    prompt_lengths = trainer.record_lengths[:, 0]
     gigabyte = 1024**3
     return [
         ("training images", f"{len(records)}"),
+        *_source_rows(fusion),
         ("processes", f"{args.world_size}"),
         ("images per optimizer step", f"{images}"),
         ("optimizer steps", f"{steps} ({steps / steps_per_epoch:.1f} epochs)"),
-        ("prompt tokens (mean, longest)", f"{sum(prompt_lengths) / len(records):.0f}, {max(prompt_lengths)}"),
+        ("prompt tokens (mean, longest)", f"{prompt_lengths.mean():.0f}, {prompt_lengths.max()}"),
         ("parameters (all, learning)", f"{sum(map(torch.numel, parameters)):,}, {sum(map(torch.numel, learning)):,}"),
         ("memory of weights", f"{weights / gigabyte:.2f} GiB"),
         ("memory of gradients", f"{gradients / gigabyte:.2f} GiB"),
         ("memory of AdamW", f"{moments / gigabyte:.2f} GiB"),
     ]
+
+
+def _source_rows(fusion: FusionDataset | None) -> list[tuple[str, str]]:
+    if fusion is None:
+        return []
+    parts = zip(fusion.parts.items(), fusion.quotas, strict=True)
+    rows = [(f"of {name}", f"{quota} of {len(part)} an epoch") for (name, part), quota in parts]
+    return [("images an epoch", f"{fusion.epoch_length}"), *rows]

@@ -2,6 +2,7 @@
 """What a finished run leaves: a table on the terminal, `result.json`, curves, pictures and one HTML report."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -112,9 +113,11 @@ def loss_rows(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, 
 def result_rows(
     before: Mapping[str, float], after: Mapping[str, float], iou_threshold: float
 ) -> list[tuple[str, float, float]]:
-    """Returns (label, before, after) of two evaluations."""
+    """Returns (label, before, after) of two evaluations; of several datasets the F1 of each comes last."""
     iou = f"{iou_threshold:g}".lstrip("0")
-    return [(label.format(iou=iou), before[f"eval_{key}"], after[f"eval_{key}"]) for label, key in RESULT_ROWS.items()]
+    rows = [(label.format(iou=iou), before[f"eval_{key}"], after[f"eval_{key}"]) for label, key in RESULT_ROWS.items()]
+    datasets = filter(None, (re.fullmatch("eval_(.+)_f1", key) for key in after))
+    return rows + [(f"F1@{iou}, {found[1]}", before[found[0]], after[found[0]]) for found in datasets]
 
 
 def _overlays(

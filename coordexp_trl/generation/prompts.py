@@ -63,19 +63,10 @@ class PromptBuilder:
         chat_template_kwargs: dict[str, Any] | None = None,
     ):
         self.processor = processor
-        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
-        if system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system_prompt}]})
-        self.text = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **(chat_template_kwargs or {})
-        )
-        placeholders = self.text.count(processor.image_token)
-        if placeholders != 1:
-            raise ValueError(
-                f"The chat template with prompt={prompt!r} holds {placeholders} image placeholders "
-                f"({processor.image_token}), need exactly 1. Leave them out of prompt and system_prompt, and use a "
-                "chat template that writes images."
-            )
+        self.system_prompt = system_prompt
+        self.chat_template_kwargs = chat_template_kwargs or {}
+        self._texts: dict[str | None, str] = {}
+        self._texts[None] = self._text(prompt)
         size = processor.image_processor.size
         self.images_kwargs = {
             "min_pixels": min_pixels or size["shortest_edge"],
@@ -87,18 +78,44 @@ class PromptBuilder:
                 f"{self.images_kwargs['max_pixels']}. Set both so that min_pixels <= max_pixels."
             )
 
-    def __call__(self, images: Sequence[Image.Image]) -> list[Prompt]:
+    @property
+    def text(self) -> str:
+        """The text of a prompt with the common instruction, its image still one placeholder."""
+        return self._texts[None]
+
+    def _text(self, instruction: str | None) -> str:
+        if instruction in self._texts:
+            return self._texts[instruction]
+        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": instruction}]}]
+        if self.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system_prompt}]})
+        text = self.processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **self.chat_template_kwargs
+        )
+        placeholders = text.count(self.processor.image_token)
+        if placeholders != 1:
+            raise ValueError(
+                f"The chat template with prompt={instruction!r} holds {placeholders} image placeholders "
+                f"({self.processor.image_token}), need exactly 1. Leave them out of prompt and system_prompt, and use "
+                "a chat template that writes images."
+            )
+        return self._texts.setdefault(instruction, text)
+
+    def __call__(
+        self, images: Sequence[Image.Image], instructions: Sequence[str | None] | None = None
+    ) -> list[Prompt]:
         """
         Args:
             images (`Sequence[PIL.Image.Image]`):
                 RGB images of any sizes.
+            instructions (`Sequence[str | None]`, *optional*):
+                Instruction of each image where it is not the common one.
 
         Returns:
             `list[Prompt]`: One prompt an image.
         """
-        inputs = self.processor(
-            text=[self.text] * len(images), images=[[image] for image in images], images_kwargs=self.images_kwargs
-        )
+        texts = [self._text(instruction) for instruction in instructions or [None] * len(images)]
+        inputs = self.processor(text=texts, images=[[image] for image in images], images_kwargs=self.images_kwargs)
         grids = torch.as_tensor(inputs["image_grid_thw"])
         pixels = torch.as_tensor(inputs["pixel_values"]).split(grids.prod(-1).tolist())
         return [
@@ -127,24 +144,31 @@ class PromptBuilder:
         pixels = pixels * torch.tensor(processor.image_std) + torch.tensor(processor.image_mean)
         return Image.fromarray((pixels / processor.rescale_factor).round().clamp(0, 255).to(torch.uint8).numpy())
 
-    def lengths(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+    def lengths(self, sizes: Sequence[tuple[int, int]], instructions: Sequence[str | None] | None = None) -> list[int]:
         """
         Prompt lengths without touching any image.
 
         Args:
             sizes (`Sequence[tuple[int, int]]`):
                 (width, height) of each image, in pixels.
+            instructions (`Sequence[str | None]`, *optional*):
+                Instruction of each image where it is not the common one.
 
         Returns:
             `list[int]`: Number of prompt tokens of each image.
         """
-        text_length = len(self.processor.tokenizer(self.text)["input_ids"]) - 1  # the one placeholder is replaced
+        instructions = instructions or [None] * len(sizes)
+        # The one placeholder is replaced
+        of_text = {
+            instruction: len(self.processor.tokenizer(self._text(instruction))["input_ids"]) - 1
+            for instruction in set(instructions)
+        }
         unique = sorted(set(sizes))
         tokens = self.processor._get_num_multimodal_tokens(
             image_sizes=[(height, width) for width, height in unique], **self.images_kwargs
         ).num_image_tokens
         of_size = dict(zip(unique, tokens, strict=True))
-        return [text_length + of_size[size] for size in sizes]
+        return [of_text[text] + of_size[size] for text, size in zip(instructions, sizes, strict=True)]
 
 
 def first_difference(expected: Sequence[int], actual: Sequence[int]) -> int | None:

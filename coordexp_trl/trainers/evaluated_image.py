@@ -29,11 +29,14 @@ class EvaluatedImage:
             Counts at IoU 0.75.
         detections ([`ImageDetections`]):
             Boxes in [0, 1] with scores, for average precision.
+        dataset (`str`):
+            Name of the dataset that the image belongs to, or `""`.
     """
 
     stats: RolloutStats
     strict: DetectionCounts
     detections: ImageDetections
+    dataset: str = ""
 
     @classmethod
     def of(
@@ -43,6 +46,7 @@ class EvaluatedImage:
         objects: Sequence[GroundTruthObject],
         grid: CoordinateGrid,
         iou_threshold: float,
+        dataset: str = "",
     ) -> "EvaluatedImage":
         """Compares one completion, whose rollout has log-probabilities, with the image's ground truth."""
         boxes = grid.bins_to_unit([item.bins for item in parsed.objects])
@@ -54,6 +58,7 @@ class EvaluatedImage:
             RolloutStats.of(rollout, parsed, count_detections(boxes, descs, gt_boxes, gt_descs, iou_threshold)),
             count_detections(boxes, descs, gt_boxes, gt_descs, STRICT_IOU),
             ImageDetections(boxes, descs, scores, gt_boxes, gt_descs),
+            dataset,
         )
 
 
@@ -73,3 +78,20 @@ def evaluation_metrics(images: Sequence[EvaluatedImage]) -> dict[str, float]:
         "f1_75": strict.f1,
         **average_precision([image.detections for image in images]),
     }
+
+
+def metrics_by_dataset(images: Sequence[EvaluatedImage]) -> dict[str, float]:
+    """
+    Args:
+        images (`Sequence[EvaluatedImage]`):
+            Evaluated images, each once.
+
+    Returns:
+        `dict[str, float]`: The [`evaluation_metrics`] of all images, and as `{dataset}_{metric}` those of each named
+        dataset.
+    """
+    metrics = evaluation_metrics(images)
+    for name in filter(None, dict.fromkeys(image.dataset for image in images)):
+        part = evaluation_metrics([image for image in images if image.dataset == name])
+        metrics |= {f"{name}_{metric}": value for metric, value in part.items()}
+    return metrics

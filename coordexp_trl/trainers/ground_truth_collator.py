@@ -68,7 +68,8 @@ class GroundTruthCollator:
             return examples
         indices = [example["index"] for example in examples]
         records = [self.records[index] for index in indices]
-        prompts = self.prompt_builder([load_image(record) for record in records])
+        images = [load_image(record) for record in records]
+        prompts = self.prompt_builder(images, [record.prompt for record in records])
         sequences = [
             self.sequence_builder.write(
                 ground_truth(record, self.grid, self.order, f"{self.seed}-{self.epoch.item()}-{index}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import SequentialSampler
@@ -14,6 +15,8 @@ from trl.distributed import DistributedBackend
 from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
 
 from coordexp_trl.coordinates import CoordinateGrid
+from coordexp_trl.datasets.fusion import FusionDataset
+from coordexp_trl.datasets.record_views import JoinedRecords
 from coordexp_trl.generation import (
     ImageFeatures,
     Prompt,
@@ -29,8 +32,14 @@ from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import ground_truth
 from coordexp_trl.trainers.data import RecordDataset, Sample
 from coordexp_trl.trainers.detection_config import DetectionConfig
-from coordexp_trl.trainers.evaluated_image import EvaluatedImage, evaluation_metrics
-from coordexp_trl.trainers.record_checks import check_images, check_rollout_lengths, fit_records, warn_of_cut_rollouts
+from coordexp_trl.trainers.evaluated_image import EvaluatedImage, metrics_by_dataset
+from coordexp_trl.trainers.record_checks import (
+    check_not_empty,
+    check_rollout_lengths,
+    fit_records,
+    prompt_lengths,
+    warn_of_cut_rollouts,
+)
 from coordexp_trl.trainers.setup import end_token_ids, read_vocabulary
 
 EvalRecords = Sequence[DetectionRecord] | dict[str, Sequence[DetectionRecord]] | None
@@ -65,27 +74,29 @@ class RolloutEvaluationMixin:
         train_dataset: Sequence[DetectionRecord] | None,
         eval_dataset: EvalRecords,
         roll_out_training: bool,
-    ) -> tuple[Sequence[DetectionRecord] | None, list[tuple[int, int]]]:
+    ) -> tuple[Sequence[DetectionRecord] | None, np.ndarray | None]:
         """Returns the training records that fit, and their lengths; see [`fit_records`]."""
         max_length = args.max_length or model.config.get_text_config().max_position_embeddings
         if isinstance(eval_dataset, dict):
             rolled_out = {f"eval_dataset[{key!r}]": records for key, records in eval_dataset.items()}
         else:
             rolled_out = {} if eval_dataset is None else {"eval_dataset": eval_dataset}
-        lengths = []
+        limits = (max_length, args.max_completion_length)
+        self.longest_rollout = 0  # tokens of prompt and rollout together
+        lengths = None
         if train_dataset is not None:
-            check_images("train_dataset", train_dataset)
+            check_not_empty("train_dataset", train_dataset)
             train_dataset, lengths = fit_records(
                 train_dataset, self.prompt_builder, self.protocol, self.grid, max_length, args.too_long
             )
             if roll_out_training:
-                rolled_out["train_dataset"] = train_dataset
                 warn_of_cut_rollouts(lengths, args.max_completion_length)
-        self.longest_rollout = 0  # tokens of prompt and rollout together
         for name, records in rolled_out.items():
-            check_images(name, records)
-            limits = (max_length, args.max_completion_length)
-            longest = check_rollout_lengths(name, records, self.prompt_builder, *limits)
+            check_not_empty(name, records)
+            longest = check_rollout_lengths(name, records, prompt_lengths(records, self.prompt_builder), *limits)
+            self.longest_rollout = max(self.longest_rollout, longest)
+        if train_dataset is not None and roll_out_training:
+            longest = check_rollout_lengths("train_dataset", train_dataset, lengths[:, 0], *limits)
             self.longest_rollout = max(self.longest_rollout, longest)
         return train_dataset, lengths
 
@@ -109,6 +120,10 @@ class RolloutEvaluationMixin:
         """Ends what the rollouts needed beside the model; for the end of a program."""
 
     # Rollouts
+
+    def _build_prompts(self, samples: list[Sample]) -> list[Prompt]:
+        images = [sample.load() for sample in samples]
+        return self.prompt_builder(images, [sample.record.prompt for sample in samples])
 
     def _roll_out(
         self,
@@ -172,12 +187,14 @@ class RolloutEvaluationMixin:
         """Generates for one evaluation batch and keeps what it found; there is no evaluation loss."""
         for sample, (rollout, parsed) in zip(inputs, self._detect(inputs), strict=True):
             objects = ground_truth(sample.record, self.grid)
-            image = EvaluatedImage.of(rollout, parsed, objects, self.grid, self.args.eval_iou_threshold)
+            image = EvaluatedImage.of(
+                rollout, parsed, objects, self.grid, self.args.eval_iou_threshold, sample.record.dataset
+            )
             self._evaluated.append((sample.index, image))
         return None, None, None
 
     def _detect(self, samples: list[Sample]) -> list[tuple[Rollout, ParsedCompletion]]:
-        prompts = self.prompt_builder([sample.load() for sample in samples])
+        prompts = self._build_prompts(samples)
         rollouts = self._roll_out(prompts, None, samples, self.args.eval_sampling_config)
         return list(zip(rollouts, self._parse(rollouts), strict=True))
 
@@ -197,15 +214,34 @@ class RolloutEvaluationMixin:
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
         return [parsed for batch in batches for _, parsed in self._detect(batch)]
 
+    def evaluate(self, eval_dataset: EvalRecords | str = None, *args, **kwargs) -> dict[str, float]:
+        """
+        See [`~transformers.Trainer.evaluate`]. Several sets are evaluated in one pass: the figures of all images
+        together come as `eval_f1`, …, and those of each set as `eval_{name}_f1`, ….
+        """
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(chosen, dict):
+            eval_dataset = JoinedRecords({name: getattr(part, "records", part) for name, part in chosen.items()})
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
-        """See [`~transformers.Trainer.evaluation_loop`]; adds the metrics of [`evaluation_metrics`]."""
+        """
+        See [`~transformers.Trainer.evaluation_loop`]; adds the metrics of [`evaluation_metrics`], of all images and of
+        each dataset that the records name.
+        """
         self._evaluated = []
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         # The last batch is filled up with repeated images: each counts once
-        images = dict(gather_object(self._evaluated)).values()
-        for name, value in evaluation_metrics(list(images)).items():
+        images = [image for _, image in sorted(dict(gather_object(self._evaluated)).items())]
+        for name, value in metrics_by_dataset(images).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
+
+    def num_examples(self, dataloader) -> int:
+        """See [`~transformers.Trainer.num_examples`]; of a fusion, the records of an epoch."""
+        if isinstance(self.records, FusionDataset) and dataloader.dataset is self.train_dataset:
+            return self.records.epoch_length
+        return super().num_examples(dataloader)
 
     def get_eval_dataloader(self, eval_dataset: str | RecordDataset | Sequence[DetectionRecord] | None = None):
         """See [`~transformers.Trainer.get_eval_dataloader`]; records are welcome too."""

@@ -20,11 +20,12 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl import SFTTrainer
 from trl.trainer.utils import get_config_model_id
 
+from coordexp_trl.datasets.fusion import FusionDataset
 from coordexp_trl.losses.terms import UNITS, LossConfig, loss_terms
 from coordexp_trl.models import backbone, freeze_modules
 from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import SequenceBuilder
-from coordexp_trl.trainers.data import LengthGroupedSampler
+from coordexp_trl.trainers.data import EpochSampler, LengthGroupedSampler
 from coordexp_trl.trainers.ground_truth_collator import GroundTruthCollator
 from coordexp_trl.trainers.rollout_evaluation import EvalRecords, RolloutEvaluationMixin, as_datasets
 from coordexp_trl.trainers.setup import load_model_and_processor, refuse_data_parallel, wrap_with_adapters
@@ -61,9 +62,10 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
         args ([`CoordExpStage1Config`], *optional*):
             Configuration.
         train_dataset (`Sequence[DetectionRecord]`):
-            Training records, see [`read_records`].
+            Training records, see [`read_records`]; [`RecordFile`] for files larger than memory, [`FusionDataset`] for
+            shares of several datasets.
         eval_dataset (`Sequence[DetectionRecord]` or `dict[str, Sequence[DetectionRecord]]`, *optional*):
-            Evaluation records.
+            Evaluation records; with several sets, or records of several datasets, each gets metrics of its own too.
         processing_class ([`~transformers.ProcessorMixin`], *optional*):
             Processor; loaded from the model's checkpoint by default.
         callbacks (`list[TrainerCallback]`, *optional*):
@@ -96,7 +98,14 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
         set_seed(args.seed)  # adapters are initialised randomly
         model, processing_class = load_model_and_processor(model, processing_class, args)
         self._read_checkpoint(model, processing_class, args)
-        self.records, lengths = self._check_records(model, args, train_dataset, eval_dataset, roll_out_training=False)
+        if isinstance(train_dataset, FusionDataset) and args.train_sampling_strategy == "batch_rebalance":
+            raise ValueError(
+                'train_sampling_strategy="batch_rebalance" serves the same records in every epoch, and a fusion takes '
+                'other ones. Choose "group_by_length", "random" or "sequential".'
+            )
+        self.records, self.record_lengths = self._check_records(
+            model, args, train_dataset, eval_dataset, roll_out_training=False
+        )
         model = wrap_with_adapters(model, peft_config, args)
         freeze_modules(model, args.freeze)
         if not any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters()):
@@ -123,9 +132,9 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
             ),
             train_dataset=Dataset.from_dict(
                 {
-                    "image": [record.images[0] for record in self.records],  # TRL knows vision data by this column
+                    "image": [None] * len(self.records),  # TRL knows vision data by this column
                     "index": range(len(self.records)),
-                    "length": [sum(both) for both in lengths],
+                    "length": self.record_lengths.sum(1),
                 }
             ),
             eval_dataset=as_datasets(eval_dataset),
@@ -142,7 +151,7 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
                 "router_aux_loss_coef: the load-balancing loss of mixture-of-experts models does not go with the "
                 "coordinate losses. Set router_aux_loss_coef to 0."
             )
-        self._length_sampler: LengthGroupedSampler | None = None
+        self._epoch_sampler: EpochSampler | None = None
         self._set_up_rollouts()
         self._reset_step_loss()
 
@@ -194,20 +203,26 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
             return loss_terms(hidden, model.get_output_embeddings(), coord_ids, supervision, config)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if self.args.train_sampling_strategy != "group_by_length":
+        strategy, fusion = self.args.train_sampling_strategy, isinstance(self.records, FusionDataset)
+        if strategy != "group_by_length" and not fusion:
             return super()._get_train_sampler(train_dataset)
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        self._length_sampler = LengthGroupedSampler(
-            list(dataset["length"]),
-            self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-        )
-        return self._length_sampler
+        options = {"seed": self.args.seed if self.args.data_seed is None else self.args.data_seed}
+        if fusion:
+            options |= {"num_records": self.records.epoch_length, "epoch_indices": self.records.epoch_indices}
+        if strategy == "group_by_length":
+            self._epoch_sampler = LengthGroupedSampler(
+                self.record_lengths.sum(1),
+                self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+                **options,
+            )
+        else:
+            self._epoch_sampler = EpochSampler(shuffle=strategy == "random", **options)
+        return self._epoch_sampler
 
     def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
         self.data_collator.epoch.fill_(epoch)
-        if self._length_sampler is not None:
-            self._length_sampler.set_epoch(epoch)
+        if self._epoch_sampler is not None:
+            self._epoch_sampler.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def _inner_training_loop(self, *args, **kwargs):

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import disable_dropout_in_model, get_config_model_id, identity
 
+from coordexp_trl.datasets.fusion import FusionDataset
 from coordexp_trl.generation import ImageFeatures, Prompt, Rollout
 from coordexp_trl.losses.terms import LossConfig, loss_terms
 from coordexp_trl.matching import Match, match_batch
@@ -71,9 +72,10 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
         args ([`CoordExpStage2Config`], *optional*):
             Configuration.
         train_dataset (`Sequence[DetectionRecord]`):
-            Training records, see [`read_records`].
+            Training records, see [`read_records`]; [`RecordFile`] for files larger than memory, [`FusionDataset`] for
+            shares of several datasets.
         eval_dataset (`Sequence[DetectionRecord]` or `dict[str, Sequence[DetectionRecord]]`, *optional*):
-            Evaluation records.
+            Evaluation records; with several sets, or records of several datasets, each gets metrics of its own too.
         processing_class ([`~transformers.ProcessorMixin`], *optional*):
             Processor; loaded from the model's checkpoint by default.
         callbacks (`list[TrainerCallback]`, *optional*):
@@ -107,7 +109,9 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
         set_seed(args.seed)  # adapters are initialised randomly
         model, processing_class = load_model_and_processor(model, processing_class, args)
         self._read_checkpoint(model, processing_class, args)
-        self.records, _ = self._check_records(model, args, train_dataset, eval_dataset, roll_out_training=True)
+        self.records, self.record_lengths = self._check_records(
+            model, args, train_dataset, eval_dataset, roll_out_training=True
+        )
         model = wrap_with_adapters(model, peft_config, args)
         freeze_modules(model, args.freeze)
         if args.disable_dropout:
@@ -186,7 +190,7 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
         )
 
     def _process_images(self, samples: list[Sample]) -> tuple[list[Prompt], ImageFeatures | None]:
-        prompts = self.prompt_builder([sample.load() for sample in samples])
+        prompts = self._build_prompts(samples)
         if not self.share_features:
             return prompts, None
         return prompts, self._run_whole_model(lambda model: ImageFeatures.encode(backbone(model), prompts))
@@ -292,12 +296,14 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
         )
 
     def _get_train_sampler(self, dataset: RecordDataset | None = None) -> GenerationBatchSampler:
+        fusion = self.records if isinstance(self.records, FusionDataset) else None
         self._train_sampler = GenerationBatchSampler(
-            num_records=len(dataset if dataset is not None else self.train_dataset),
+            num_records=fusion.epoch_length if fusion else len(dataset if dataset is not None else self.train_dataset),
             batch_size=self._train_batch_size * self.args.steps_per_generation * self.accelerator.num_processes,
             repeat_count=self.args.steps_per_generation,
             shuffle=self.args.shuffle_dataset,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            epoch_indices=fusion.epoch_indices if fusion else None,
         )
         return self._train_sampler
 

@@ -4,7 +4,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -55,6 +55,24 @@ class StepLossMixin:
         self._step_units = dict(units)
         terms = [config.weights[name] * sums[name] / units[UNIT_OF_TERM[name]] for name in config.active]
         return sum(terms) * self.accelerator.num_processes
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        """See [`~transformers.Trainer.get_batch_samples`]; `time/data` is how long the step waits for the loader."""
+        waited = 0.0
+
+        def timed() -> Iterator:
+            nonlocal waited
+            while True:
+                started = time.perf_counter()
+                batch = next(epoch_iterator, None)
+                waited += time.perf_counter() - started
+                if batch is None:
+                    return
+                yield batch
+
+        batches = super().get_batch_samples(timed(), num_batches, device)
+        self._metrics["train"]["time/data"].append(waited)
+        return batches
 
     def training_step(
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | None = None

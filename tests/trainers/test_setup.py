@@ -247,7 +247,7 @@ def test_records_that_do_not_fit_are_dropped_on_request(make_trainer, checkpoint
         trainer = make_trainer(checkpoint, records, tmp_path, too_long="drop", **SHORT)
     (message,) = [item.message for item in caplog.records if "left out" in item.message]
     assert "2 of 8 records" in message and "shapes.jsonl:6" in message and "shapes.jsonl:8" in message
-    assert trainer.records == [record for record in records if len(record.objects) < 3]
+    assert list(trainer.records) == [record for record in records if len(record.objects) < 3]
     assert len(trainer.train_dataset) == 6
 
 
