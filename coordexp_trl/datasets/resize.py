@@ -99,7 +99,7 @@ def resize_object(item: DetectionObject, old: tuple[int, int], new: tuple[int, i
 
     Returns:
         [`DetectionObject`]: the object in integers within the image. Neither a box nor the box around a polygon
-        collapses. A polygon keeps its vertices.
+        collapses. Neighbouring vertices of a polygon that have become equal are merged, as long as three remain.
     """
     if item.bins is not None:
         return item
@@ -108,7 +108,9 @@ def resize_object(item: DetectionObject, old: tuple[int, int], new: tuple[int, i
     ys = [y * (new[1] / old[1]) for y in values[1::2]]
     if item.bbox_2d is not None:
         return replace(item, bbox_2d=interleave(round_side(*xs, new[0]), round_side(*ys, new[1])))
-    return replace(item, poly=interleave(round_axis(xs, new[0]), round_axis(ys, new[1])))
+    points = list(zip(round_axis(xs, new[0]), round_axis(ys, new[1]), strict=True))
+    distinct = [point for point, before in zip(points, points[-1:] + points, strict=False) if point != before]
+    return replace(item, poly=[value for point in (distinct if len(distinct) >= 3 else points) for value in point])
 
 
 class _Planned(NamedTuple):

@@ -47,34 +47,40 @@ class ResizeJournal:
             raise ValueError(f"{folder}: another run writes into this folder. Wait for it, or end it.") from error
         self.finished: dict[str, str] = {}
         self.removed = 0
-        header = {"settings": settings}
-        kept = self._read(header)
-        path = folder / JOURNAL
-        temporary = folder / f"{JOURNAL}.tmp"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in [header, *kept]), encoding="utf-8")
-        os.replace(temporary, path)
-        self._file = open(path, "a", encoding="utf-8")
+        self._header = {"settings": settings}
+        self._lines = self._read()
+        self._write()
+        self._file = open(folder / JOURNAL, "a", encoding="utf-8")
 
     def add(self, name: str, suffix: str, num_bytes: int) -> None:
         """Notes that an image is finished."""
         line = {"name": name, "suffix": suffix, "bytes": num_bytes, "source": self._wanted[name]}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        self._lines[name] = line
         self.finished[name] = suffix
 
     def close(self) -> None:
         """Ends the writing and unlocks the folder."""
         self._file.close()
+        self._write()
         os.close(self._lock)
 
-    def _read(self, header: dict[str, Any]) -> list[dict[str, Any]]:
+    def _write(self) -> None:
+        """Writes all lines in the order of the wanted images, whatever run finished them."""
+        lines = [self._header, *(self._lines[name] for name in self._wanted if name in self._lines)]
+        temporary = self._folder / f"{JOURNAL}.tmp"
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        os.replace(temporary, self._folder / JOURNAL)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
         """Returns the lines that still hold; removes the images of the others."""
         path = self._folder / JOURNAL
         if not path.exists():
-            return []
+            return {}
         lines = [_parse(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-        same_settings = bool(lines) and lines[0] == header
-        kept = {}
+        same_settings = bool(lines) and lines[0] == self._header
+        kept: dict[str, dict[str, Any]] = {}
         for line in lines[1:]:
             if not line.keys() >= {"name", "suffix", "bytes", "source"}:
                 continue  # the last line of a killed run
@@ -87,7 +93,7 @@ class ResizeJournal:
             elif ".." not in PurePosixPath(name).parts and not os.path.isabs(name) and name not in kept:
                 self.removed += file.is_file()
                 file.unlink(missing_ok=True)
-        return list(kept.values())
+        return kept
 
 
 def _parse(line: str) -> dict[str, Any]:
