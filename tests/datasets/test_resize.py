@@ -122,9 +122,7 @@ class TestGeometry:
     @given(st.data(), st.tuples(*[st.integers(1, 500)] * 2), st.tuples(*[st.integers(1, 20)] * 2))
     def test_boxes(self, draw, old, blocks):
         new = (32 * blocks[0], 32 * blocks[1])
-        xs, ys = (
-            sorted(draw.draw(st.lists(st.floats(0, side), min_size=2, max_size=2, unique=True))) for side in old
-        )
+        xs, ys = (sorted(draw.draw(st.lists(st.floats(0, side), min_size=2, max_size=2, unique=True))) for side in old)
         box = (xs[0], ys[0], xs[1], ys[1])
         resized = resize_object(DetectionObject("a", bbox_2d=box), old, new).bbox_2d
         x1, y1, x2, y2 = resized
@@ -312,7 +310,8 @@ class TestBadImages:
         expected = ["2: images[0] = ", "3: ", "4: ", "5: ", "6: "]
         for line, start in zip(lines, expected, strict=False):
             assert line.startswith(f"  {bad.file}:{start}")
-        for line, word in zip(lines, ["no such file", "truncated", "91 x 60", "16", "cannot be decoded"], strict=False):
+        words = ["no such file", "truncated", "91 x 60", "16", "cannot be decoded"]
+        for line, word in zip(lines, words, strict=False):
             assert word in line
         assert lines[5] == "  ... and 1 more" and "--skip-bad-images" in lines[6]
         assert not bad.out.exists() and (bad.images / "good.jpg").is_file()
