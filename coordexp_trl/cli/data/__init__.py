@@ -3,10 +3,10 @@
 
 import argparse
 
-from coordexp_trl.cli.data import convert, export, resize, sample, shapes, tokens
+from coordexp_trl.cli.data import convert, export, lvis, resize, sample, shapes, tokens
 from coordexp_trl.cli.parser import add_group
 
-COMMANDS = (shapes, convert, export, resize, tokens, sample)
+COMMANDS = (shapes, convert, export, resize, tokens, sample, lvis)
 
 
 def register(commands: argparse._SubParsersAction) -> None:
