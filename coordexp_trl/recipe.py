@@ -209,10 +209,10 @@ def load_records(args: RecipeArguments) -> tuple[Sequence[DetectionRecord], Sequ
 
 
 def _open_records(path: str, split: str, image_root: str | None) -> Sequence[DetectionRecord]:
-    show_progress = PartialState().is_local_main_process
+    is_main = PartialState().is_local_main_process
     if is_fusion_file(path):
-        return load_fusion(path, split, image_root, show_progress=show_progress)
-    return RecordFile(path, image_root, show_progress=show_progress)
+        return load_fusion(path, split, image_root, verbose=is_main)
+    return RecordFile(path, image_root, show_progress=is_main)
 
 
 def _first_records(records: Sequence[DetectionRecord] | None, count: int) -> list[DetectionRecord]:

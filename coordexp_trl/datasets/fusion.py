@@ -1,12 +1,12 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Several datasets as one, of which every epoch takes its share."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from accelerate.logging import get_logger
 
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.datasets.fusion_file import FusionSource, read_fusion
@@ -16,7 +16,7 @@ from coordexp_trl.records import DEFAULT_GRID, DetectionRecord
 
 __all__ = ["FusionDataset", "FusionSource", "is_fusion_file", "load_fusion", "read_fusion"]
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 FUSION_SUFFIXES = (".yaml", ".yml")
 
@@ -95,7 +95,7 @@ def load_fusion(
     split: str = "train",
     image_root: str | os.PathLike | None = None,
     grid: CoordinateGrid = DEFAULT_GRID,
-    show_progress: bool = True,
+    verbose: bool = True,
 ) -> JoinedRecords:
     """
     Opens the files of a fusion; every record is validated, and none is kept in memory.
@@ -109,8 +109,8 @@ def load_fusion(
             Image root of the sources that name none.
         grid ([`CoordinateGrid`], *optional*):
             Grid that coordinate tokens must belong to. Defaults to 1000 bins.
-        show_progress (`bool`, *optional*, defaults to `True`):
-            Whether to show progress bars.
+        verbose (`bool`, *optional*, defaults to `True`):
+            Whether to show progress bars and warn of records that are left out; for the main process.
 
     Returns:
         [`FusionDataset`] of the sources that have training records, or [`JoinedRecords`] of those that have evaluation
@@ -127,8 +127,8 @@ def load_fusion(
     for source in sources:
         limit = source.max_objects if split == "train" else None
         root = source.image_root if source.image_root is not None else image_root
-        part = RecordFile(getattr(source, key), root, grid, limit, show_progress)
-        if part.num_dropped:
+        part = RecordFile(getattr(source, key), root, grid, limit, verbose)
+        if part.num_dropped and verbose:
             logger.warning(
                 f"{part.path}: {part.num_dropped} of {part.num_dropped + len(part)} records have more than "
                 f"max_objects={limit} objects and are left out of training."
