@@ -176,5 +176,5 @@ def _check_convention(annotations: CocoAnnotations, found: list[FoundImage | Non
     if suspicion is not None:
         raise ValueError(
             f"{annotations.path}: bbox of {len(boxes)} annotations: {suspicion} To convert them all the same, switch "
-            "the check off (check_convention=False)."
+            "this check off (check_convention=False, --no-convention-check)."
         )

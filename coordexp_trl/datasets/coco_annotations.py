@@ -72,7 +72,8 @@ def read_annotations(path: str | Path) -> CocoAnnotations:
             first = next(other for other, entry in enumerate(content["images"]) if entry["id"] == image_id)
             raise ValueError(f"{place}.id = {image_id!r}: images[{first}] has this id already. Ids must be unique.")
         objects[image_id] = []
-    repeated, seen = 0, {}
+    repeated = 0
+    seen: dict[int | str, list[dict]] = {}
     for index, annotation in enumerate(content["annotations"]):
         place = f"{path}: annotations[{index}]"
         if not isinstance(annotation, dict):
@@ -80,12 +81,13 @@ def read_annotations(path: str | Path) -> CocoAnnotations:
         annotation_id = annotation.get("id")
         if isinstance(annotation_id, (int, str)):
             place += f" (id {annotation_id!r})"
-            if annotation_id in seen:
-                if annotation == seen[annotation_id]:
-                    repeated += 1
-                    continue
+            same_id = seen.setdefault(annotation_id, [])
+            if annotation in same_id:
+                repeated += 1
+                continue
+            if same_id:
                 notes["annotation id used twice"] += 1
-            seen[annotation_id] = annotation
+            same_id.append(annotation)
         if "segments_info" in annotation:
             raise ValueError(f"{place}: has segments_info: a panoptic file. Give the instances file.")
         image_id, category_id = annotation.get("image_id"), annotation.get("category_id")

@@ -98,7 +98,7 @@ def find_images(
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"images = {str(folder)!r}: no such folder.")
     if folder is None and skip_missing:
-        raise ValueError("skip_missing_images: needs the folder of the images.")
+        raise ValueError("skip_missing_images (--skip-missing-images): needs the folder of the images (--images).")
 
     def find(index: int) -> FoundImage | ValueError:
         try:
@@ -117,7 +117,7 @@ def find_images(
         if len(problems) > _MAX_LISTED:
             lines.append(f"... and {len(problems) - _MAX_LISTED} more")
         if any(isinstance(problem, MissingImage) for problem in problems):
-            lines.append("Check the folder of the images, or leave out images without file (skip_missing_images).")
+            lines.append("Check the folder of the images, or leave out those without file (--skip-missing-images).")
         raise ValueError("\n  ".join(lines))
     if all(isinstance(each, MissingImage) for each in found):
         raise ValueError(f"images = {str(folder)!r}: none of the {len(found)} images is there, the first: {found[0]}")
@@ -134,14 +134,12 @@ def _find(image: dict, place: str, folder: str | Path | None) -> FoundImage:
             raise ValueError(f"{place}.{key} = {shorten(value)}: must be a positive integer, in pixels.")
     if folder is None:
         if _leaves("", names[0]):
-            raise ValueError(f"{place}.file_name = {names[0]!r}: leaves the folder of the images.")
+            raise ValueError(f"{place}.file_name = {names[0]!r}: leaves the image folder.")
         return FoundImage(Path(names[0]), *stated)
     for name in names:
         path = Path(folder, name)
         if _leaves(folder, name):
-            raise ValueError(
-                f"{place}.file_name = {name!r}: leaves the folder of the images, {str(folder)!r}. Give a higher folder."
-            )
+            raise ValueError(f"{place}.file_name = {name!r}: leaves the image folder {folder}. Give a higher folder.")
         if path.is_file():
             break
     else:

@@ -4,6 +4,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from coordexp_trl.coordinates import shorten
 from coordexp_trl.datasets.coco_annotations import finite_numbers
 from coordexp_trl.records import enclosing_box
@@ -79,7 +81,8 @@ def clip_polygon(points: list[float], width: int, height: int) -> list[list[floa
     import shapely
 
     polygon = shapely.Polygon(list(zip(points[::2], points[1::2], strict=True)))
-    inside = shapely.make_valid(polygon).intersection(shapely.box(0, 0, width, height))
+    with np.errstate(all="ignore"):  # coordinates may be huge
+        inside = shapely.make_valid(polygon).intersection(shapely.box(0, 0, width, height))
     parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon" and part.area > 0]
     rings = [shapely.get_coordinates(part.exterior)[:-1].ravel() for part in parts]
     return [[round(value, DECIMALS) for value in ring.tolist()] for ring in rings]
@@ -120,6 +123,6 @@ def segmentation_box(segmentation: Any, width: int, height: int, place: str) -> 
     try:
         encoded = mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
         x, y, w, h = mask.toBbox(encoded).tolist()
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{place}.segmentation.counts = {shorten(counts)}: not an RLE mask ({error}).") from error
     return (x, y, x + w, y + h) if w > 0 and h > 0 else None

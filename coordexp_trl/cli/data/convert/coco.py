@@ -2,20 +2,10 @@
 """`coordexp data convert coco`."""
 
 import argparse
+from typing import Any
 
 from coordexp_trl.cli.parser import CommandParser, add_command
 from coordexp_trl.tables import print_table
-
-OPTIONS = (
-    "annotations",
-    "images",
-    "out",
-    "geometry",
-    "rename",
-    "skip_unannotated",
-    "skip_missing_images",
-    "check_convention",
-)
 
 
 def register(commands: argparse._SubParsersAction) -> None:
@@ -36,8 +26,8 @@ def add_options(parser: CommandParser) -> None:
         "--geometry",
         choices=("box", "polygon", "parts"),
         default="box",
-        help="what to write of an annotation: its box; its polygon, but its box if it has several or none; each of its "
-        "polygons as an object of its own, its box if it has none",
+        help="what to write of an annotation: its box; its polygon, but its box if it has several or none; each of "
+        "its polygons as an object of its own, its box if it has none",
     )
     parser.add_argument("--rename", metavar="FILE", help="JSON or YAML file that maps category names to descriptions")
     parser.add_argument(
@@ -50,15 +40,20 @@ def add_options(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--no-convention-check",
-        dest="check_convention",
-        action="store_false",
+        action="store_true",
         help="go on although the boxes seem to be something else than x, y, width, height in pixels",
     )
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of the converter."""
+    names = ("annotations", "images", "out", "geometry", "rename", "skip_unannotated", "skip_missing_images")
+    return {name: getattr(args, name) for name in names} | {"check_convention": not args.no_convention_check}
 
 
 def _run(args: argparse.Namespace) -> None:
     from coordexp_trl.datasets.coco import convert_coco
 
-    report = convert_coco(**{name: getattr(args, name) for name in OPTIONS})
+    report = convert_coco(**options(args))
     print_table(report.rows())
     print(f"wrote {args.out}")

@@ -3,7 +3,7 @@
 
 import argparse
 
-from coordexp_trl.cli.data.convert.coco import OPTIONS, add_options
+from coordexp_trl.cli.data.convert.coco import add_options, options
 from coordexp_trl.cli.parser import add_command
 from coordexp_trl.tables import print_table
 
@@ -16,6 +16,6 @@ def register(commands: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> None:
     from coordexp_trl.datasets.lvis import convert_lvis
 
-    report = convert_lvis(**{name: getattr(args, name) for name in OPTIONS})
+    report = convert_lvis(**options(args))
     print_table(report.rows())
     print(f"wrote {args.out}")

@@ -15,13 +15,19 @@ def register(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--image-root",
         metavar="DIR",
-        help="folder at which image paths start: file_name is relative to it (default: the folder of the records)",
+        help="folder at which relative image paths of the records start (default: the folder of the records)",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder at which file_name shall start, the one for `coordexp data convert coco --images` (default: the "
+        "image root, and absolute paths for images elsewhere)",
     )
 
 
 def _run(args: argparse.Namespace) -> None:
     from coordexp_trl.datasets.coco_export import export_coco
 
-    report = export_coco(args.data, args.out, image_root=args.image_root)
+    report = export_coco(args.data, args.out, image_root=args.image_root, images=args.images)
     print_table(report.rows())
     print(f"wrote {args.out}")
