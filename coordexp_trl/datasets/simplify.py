@@ -37,8 +37,11 @@ def simplify_polygon(polygon: Sequence[float], max_points: int) -> tuple[float, 
     if len(polygon) <= 2 * max_points:
         return tuple(polygon)
     points = np.reshape(np.asarray(polygon, dtype=float), (-1, 2))
+    extent = np.ptp(points, axis=0)
+    if not extent.all():
+        return None
     lines = shapely.multilinestrings(_lines_between_outermost(points))
-    tolerances = _TOLERANCES * np.ptp(points, axis=0).max()
+    tolerances = _TOLERANCES * extent.max()
     low, high, found = 0, len(tolerances), None  # found fits, and has tolerances[high]
     while low < high:
         middle = (low + high) // 2
