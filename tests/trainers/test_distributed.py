@@ -32,7 +32,8 @@ STEPS = [
     "stage1_nothing",
     "stage1_plain",
 ]
-STAGE1 = ["stage1_broken_loss", "stage1_resumed"]
+STAGE1 = ["stage1_broken_loss", "stage1_resumed", "stage1_fusion"]
+STAGE2 = ["broken_loss", "evaluation", "resumed", "resumed_fusion", "resumed_partly", "corrupt_image"]
 
 
 @dataclass
@@ -56,7 +57,7 @@ def results(checkpoint, records, tmp_path_factory) -> Launch:
     source = Path(records[0].source.rsplit(":", 1)[0])
     folder = tmp_path_factory.mktemp("two_processes")
     file = Path(shutil.copytree(source.parent, folder / "shapes"), source.name)
-    names = [*STEPS, *STAGE1, "broken_loss", "evaluation", "resumed", "resumed_partly", "corrupt_image"]
+    names = [*STEPS, *STAGE1, *STAGE2]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.Popen(
         [*launcher, str(SCRIPT), str(checkpoint), str(file), str(folder), *names],
@@ -123,8 +124,9 @@ def test_repeated_records_of_the_last_batches_count_once(checkpoint, records, re
         assert metrics == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_resumed_run_of_two_processes_continues_exactly(results):
-    for result in results("resumed"):
+@pytest.mark.parametrize("name", ["resumed", "resumed_fusion"])
+def test_a_resumed_run_of_two_processes_continues_exactly(results, name):
+    for result in results(name):
         assert result["last"] == 8
         assert result["generations"] == 0  # both use their own buffered rollouts
         assert result["expected"] == result["actual"] and result["actual"]
@@ -132,11 +134,13 @@ def test_a_resumed_run_of_two_processes_continues_exactly(results):
             assert torch.equal(value, result["resumed_weights"][name]), name
 
 
-def test_two_processes_whose_random_states_differ_share_each_epoch_and_resume_it(results, records):
-    first, second = results("stage1_resumed")
+@pytest.mark.parametrize("name", ["stage1_resumed", "stage1_fusion"])
+def test_two_processes_whose_random_states_differ_share_each_epoch_and_resume_it(results, records, name):
+    first, second = results(name)
     for epoch in range(2):
         served = [result["served"][4 * epoch : 4 * epoch + 4] for result in (first, second)]
-        assert sorted(sum(served, [])) == list(range(len(records)))
+        expected = list(range(len(records))) if name == "stage1_resumed" else first["drawn"][epoch]
+        assert sorted(sum(served, [])) == expected
     for result in (first, second):
         assert result["actual"] and len(result["actual"]) == len(result["expected"])
         for actual, expected in zip(result["actual"], result["expected"], strict=True):

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig
 from toys import PLAIN_SFT, PLAIN_SGD, logged, make_stage1_trainer, outcome, parameters_of
 
+from coordexp_trl.datasets.fusion import FusionDataset, FusionSource
 from coordexp_trl.trainers import stage1_trainer
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
@@ -72,6 +73,14 @@ def broken_loss(checkpoint, records, folder, processes):
     return {"message": message, "start": before, **outcome(trainer)}
 
 
+def resumed_fusion(checkpoint, records, folder, processes):
+    """As [`resumed`]; an epoch takes 3 of the first 6 records, and 5 of the last 2."""
+    sources = [FusionSource("large", ratio=0.5), FusionSource("small", ratio=2.5)]
+    fusion = FusionDataset(sources, [records[:6], records[6:]])
+    drawn = [fusion.epoch_indices(epoch, seed=42).tolist() for epoch in range(2)]
+    return {"drawn": drawn, **resumed(checkpoint, fusion, folder, processes)}
+
+
 def resumed(checkpoint, records, folder, processes):
     """
     Two epochs of records of like length, and their continuation from inside the second one, by processes whose random
@@ -112,4 +121,5 @@ STAGE1 = {
     "stage1_plain": plain,
     "stage1_broken_loss": broken_loss,
     "stage1_resumed": resumed,
+    "stage1_fusion": resumed_fusion,
 }

@@ -17,6 +17,7 @@ from toys import (
     writer,
 )
 
+from coordexp_trl.datasets.fusion import FusionDataset, FusionSource
 from coordexp_trl.trainers import stage2_trainer
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
@@ -90,8 +91,11 @@ def evaluation(checkpoint, records, folder, processes):
     return {name: value for name, value in trainer.evaluate().items() if not any(word in name for word in clock)}
 
 
-def resumed(lost_rank: int | None = None) -> Callable:
-    """A run of two epochs, and its continuation from inside a generation of the second one."""
+def resumed(lost_rank: int | None = None, fused: bool = False) -> Callable:
+    """
+    A run of two epochs, and its continuation from inside a generation of the second one; `fused`, an epoch takes 2 of
+    the first 4 records, and 4 of the other 2.
+    """
 
     def scenario(checkpoint, records, folder, processes):
         options = {
@@ -106,8 +110,11 @@ def resumed(lost_rank: int | None = None) -> Callable:
             "learning_rate": 1e-3,
         }
 
+        sources = [FusionSource("large", ratio=0.5), FusionSource("small", ratio=2.0)]
+        data = FusionDataset(sources, [records[:4], records[4:6]]) if fused else records[:6]
+
         def start(name, **more):
-            trainer = build(checkpoint, records[:6], folder / name, processes, **options, **more)
+            trainer = build(checkpoint, data, folder / name, processes, **options, **more)
             NoisyEngine(trainer, records)
             return trainer
 
@@ -157,5 +164,6 @@ STAGE2 = {
     "evaluation": evaluation,
     "resumed": resumed(),
     "resumed_partly": resumed(lost_rank=1),
+    "resumed_fusion": resumed(fused=True),
     "corrupt_image": corrupt_image,
 }
