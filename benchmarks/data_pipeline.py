@@ -80,8 +80,7 @@ def measure(function: Callable[[], None], out: Path) -> tuple[float, float]:
 
 
 def output(folder: Path) -> dict[str, bytes]:
-    """What was written; not the journal, which knows where the source lies."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.jp*") if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def main() -> None:
@@ -108,14 +107,15 @@ def main() -> None:
                 out = folder / name
                 times[name].append(measure(lambda: arm(out), out))  # noqa: B023
         one, two = (output(folder / name) for name in ("1 worker", "2 workers"))
-        assert one == two and len(one) == options.num_images + 1, "the number of workers changed the output"
+        assert one == two, "the number of workers changed the output"
+        assert sum(name.endswith(".jpg") for name in one) == options.num_images
         objects = sum(len(record.objects) for record in read_records(folder / "1 worker" / "train.jsonl"))
 
     jpeg = features.version("libjpeg_turbo") or features.version("jpg")
     print(
         f"\n{cpu_model()}, {os.cpu_count()} cores, Python {platform.python_version()}, Pillow {PIL.__version__}, "
-        f"libjpeg-turbo {jpeg}; {options.num_images} images, {objects} objects, best of {options.repeats}; load of the "
-        f"machine at the end {os.getloadavg()[0]:.1f}.\n"
+        f"libjpeg-turbo {jpeg}; {options.num_images} images, {objects} objects, best of {options.repeats}; "
+        f"load of the machine at the end {os.getloadavg()[0]:.1f}.\n"
     )
     best = {name: min(values) for name, values in times.items()}
     bare, one, two = (seconds for seconds, _ in best.values())

@@ -51,14 +51,14 @@ def test_resize_tokens_and_sample(capsys, data, tmp_path):
     small = tmp_path / "small" / "b.jsonl"
     assert run(capsys, *argv, "--out", small, *options)[0] == 0
     (size,) = {(record.width, record.height) for record in read_records(small)}
-    assert size == (64, 48)
+    assert size == (64, 32)
     settings = json.loads((tmp_path / "small/images/b/.resized.jsonl").read_text().splitlines()[0])["settings"]
     assert settings == {"factor": 16, "max_blocks": 12, "min_blocks": 2, "quality": 50}
 
     status, out, _ = run(capsys, "data", "tokens", out_file)
     coord = tmp_path / "out" / "a.coord.jsonl"
     assert status == 0 and out.endswith(f"wrote {coord}\n") and counts(out)["objects out"] == 4
-    assert read_records(coord)[0].objects[0].bins == (104, 140, 603, 718)
+    assert read_records(coord)[0].objects[0].bins == (104, 140, 604, 718)
     status, out, _ = run(capsys, "data", "tokens", coord, "--inverse", "--out", tmp_path / "out" / "back.jsonl")
     assert status == 0
     assert read_records(tmp_path / "out" / "back.jsonl")[0].objects[0].bbox_2d == pytest.approx(
