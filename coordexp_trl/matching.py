@@ -6,6 +6,9 @@ Cost of a pair, for boxes in [0, 1] (after DETR, Carion et al., 2020):
 
     l1_weight * |b_i - b_j|_1 + giou_weight * (1 - GIoU) + desc_weight * (desc_i != desc_j)
 
+With `mask_iou`, polygons are compared as masks: the IoU of a pair that has one, in the gate and in its GIoU, is that
+of the areas inside (a box is the polygon of its corners); L1 and the rest of GIoU stay those of the enclosing boxes.
+
 Pairs below `min_iou` are infeasible before the assignment. The result is, among the one-to-one sets of feasible pairs
 with the largest number of pairs, one with the least total cost. A duplicate prediction therefore never matches twice.
 """
@@ -20,8 +23,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from coordexp_trl.boxes import elementwise_giou, elementwise_iou, sort_corners
+from coordexp_trl.polygons import Points, mask_iou, region
 
 Boxes = torch.Tensor | np.ndarray | Sequence[Sequence[float]]
+Polygons = Sequence[Points | None] | None
+Candidates = tuple[np.ndarray, np.ndarray]
+_CORNERS = [0, 1, 2, 1, 2, 3, 0, 3]  # of a box, as the vertices of a polygon
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class MatchingConfig:
             Weight of 1 - GIoU.
         desc_weight (`float`, *optional*, defaults to `1.0`):
             Cost of a pair whose normalised descriptions differ.
+        mask_iou (`bool`, *optional*, defaults to `False`):
+            Whether pairs in which there is a polygon are compared by mask IoU, see [`~polygons.region`].
 
     Raises:
         `ValueError`: if `min_iou` is not in [0, 1] or a weight is negative or not finite.
@@ -45,6 +54,7 @@ class MatchingConfig:
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     desc_weight: float = 1.0
+    mask_iou: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_iou <= 1:
@@ -96,6 +106,8 @@ def match_objects(
     pred_descs: Sequence[str],
     gt_descs: Sequence[str],
     config: MatchingConfig = MatchingConfig(),
+    pred_polygons: Polygons = None,
+    gt_polygons: Polygons = None,
 ) -> Match:
     """
     Match the predictions of one image to its GT objects.
@@ -112,12 +124,18 @@ def match_objects(
             Descriptions of the M GT objects.
         config ([`MatchingConfig`], *optional*):
             Gate and cost weights.
+        pred_polygons (`Sequence`, *optional*):
+            For each prediction the vertices of its polygon in [0, 1], as x1, y1, x2, y2, ... or of shape `(n, 2)`, or
+            `None` for a box. Looked at if `config.mask_iou`; `pred_boxes` then holds the enclosing boxes.
+        gt_polygons (`Sequence`, *optional*):
+            The same of the GT objects.
 
     Returns:
         [`Match`]: the same for the same input, on every run.
 
     Raises:
-        `ValueError`: if boxes are not of shape `(N, 4)` or their number differs from that of the descriptions.
+        `ValueError`: if boxes are not of shape `(N, 4)` or their number differs from that of the descriptions or of
+            the polygons.
 
     Example:
 
@@ -127,7 +145,7 @@ def match_objects(
     [(1, 0)]
     ```
     """
-    return match_batch([pred_boxes], [gt_boxes], [pred_descs], [gt_descs], config)[0]
+    return match_batch([pred_boxes], [gt_boxes], [pred_descs], [gt_descs], config, [pred_polygons], [gt_polygons])[0]
 
 
 def match_batch(
@@ -136,6 +154,8 @@ def match_batch(
     pred_descs: Sequence[Sequence[str]],
     gt_descs: Sequence[Sequence[str]],
     config: MatchingConfig = MatchingConfig(),
+    pred_polygons: Sequence[Polygons] | None = None,
+    gt_polygons: Sequence[Polygons] | None = None,
 ) -> list[Match]:
     """
     [`match_objects`] for several images, with the costs computed in one pass.
@@ -151,6 +171,10 @@ def match_batch(
             Descriptions of each image's GT objects.
         config ([`MatchingConfig`], *optional*):
             Gate and cost weights.
+        pred_polygons (`Sequence`, *optional*):
+            Polygons of each image's predictions, see [`match_objects`].
+        gt_polygons (`Sequence`, *optional*):
+            Polygons of each image's GT objects.
 
     Returns:
         `list[Match]`: one per image, equal to [`match_objects`] of that image.
@@ -176,6 +200,22 @@ def match_batch(
     pairs = [(p[i], g[j]) for (p, g), (i, j) in zip(images, candidates, strict=True)]
     preds, gts = (np.concatenate(side) for side in zip(*pairs, strict=True))  # [P, 4]
     ious, gious = _elementwise(elementwise_iou, preds, gts), _elementwise(elementwise_giou, preds, gts)
+    if config.mask_iou:
+        masks = [
+            _mask_ious(
+                boxes,
+                (
+                    _polygons_of("pred_polygons", pred_polygons, index, boxes[0]),
+                    _polygons_of("gt_polygons", gt_polygons, index, boxes[1]),
+                ),
+                pairs,
+            )
+            for index, (boxes, pairs) in enumerate(zip(images, candidates, strict=True))
+        ]
+        masks = np.concatenate(masks)
+        with_polygon = ~np.isnan(masks)
+        gious[with_polygon] += (masks - ious)[with_polygon]
+        ious[with_polygon] = masks[with_polygon]
     with np.errstate(invalid="ignore", over="ignore"):
         costs = config.l1_weight * np.abs(preds - gts).sum(-1) + config.giou_weight * (1 - gious)
     costs += config.desc_weight * np.concatenate(
@@ -214,7 +254,37 @@ def _assign(num_preds: int, num_gts: int, i: np.ndarray, j: np.ndarray, costs: n
     )
 
 
-def _candidates(preds: np.ndarray, gts: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
+def _mask_ious(boxes: Sequence[np.ndarray], polygons: Sequence[Sequence], pairs: Candidates) -> np.ndarray:
+    """
+    Mask IoU of the candidate pairs of one image, NaN where both are boxes. Boxes, polygons and pairs are couples:
+    of the predictions, of the GT objects.
+    """
+    has_polygon = [np.array([item is not None for item in side], dtype=bool) for side in polygons]
+    chosen = has_polygon[0][pairs[0]] | has_polygon[1][pairs[1]]
+    regions = []
+    for own, side, index in zip(boxes, polygons, pairs, strict=True):
+        index = index[chosen].tolist()
+        region_of = {k: region(own[k][_CORNERS] if side[k] is None else side[k]) for k in set(index)}
+        regions.append([region_of[k] for k in index])
+    values = np.full(len(chosen), np.nan)
+    values[chosen] = mask_iou(*regions)
+    return values
+
+
+def _polygons_of(name: str, polygons: Sequence[Polygons] | None, index: int, boxes: np.ndarray) -> Sequence:
+    """The polygons of one image, `None` for each box."""
+    own = None if polygons is None else polygons[index]
+    if own is None:
+        return [None] * len(boxes)
+    if len(own) != len(boxes):
+        raise ValueError(
+            f"{name}[{index}]: {len(own)} polygons but {len(boxes)} boxes; give one for each box, None where there is "
+            "no polygon."
+        )
+    return own
+
+
+def _candidates(preds: np.ndarray, gts: np.ndarray, min_iou: float) -> Candidates:
     """Indices `(i, j)` of the pairs that can be feasible: those that overlap, or all if the gate is 0."""
     if min_iou == 0:
         return tuple(index.ravel() for index in np.indices((len(preds), len(gts))))

@@ -11,6 +11,9 @@ Three modes, each a function of the same inputs:
   (DAgger: Ross et al., 2011, https://huggingface.co/papers/1011.0686), the expert being the set of objects not yet
   written.
 
+A matched polygon is asked for the points of the ground truth's outline that optimal transport assigns to its vertices
+(see [`~polygons.outline_targets`]), and its outermost coordinates for the ground truth's box.
+
 All three cut the text at coordinate slots. Coordinate tokens are special tokens and always split the text, so the
 tokens between two slots ("gap") never depend on what stands beyond them, and a canonical continuation can start right
 after any slot whatever token spans the structure characters there.
@@ -24,13 +27,15 @@ from typing import NamedTuple
 
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.matching import Match
+from coordexp_trl.polygons import as_points, extremes, vertex_targets
 from coordexp_trl.protocols import ParsedCompletion, Protocol
-from coordexp_trl.records import DetectionRecord
+from coordexp_trl.records import DetectionObject, DetectionRecord, enclosing_box
 
 MODES = ("two_sequence", "appended", "expert")
 EXTRA_POLICIES = ("expert", "neutral")
 MISSED_ORDERS = ("last", "canonical")
 ORDERS = ("sorted", "random", "as_is")
+GEOMETRIES = ("box", "native")
 
 
 class TextTarget(NamedTuple):
@@ -50,7 +55,7 @@ class SlotTarget(NamedTuple):
 
 
 class BoxTarget(NamedTuple):
-    """The box (xyxy in [0, 1]) wanted from the expectations at four slots."""
+    """The box (xyxy in [0, 1]) wanted from the expectations at four slots; of a polygon the outermost ones."""
 
     slots: tuple[int, int, int, int]
     box: tuple[float, float, float, float]
@@ -88,19 +93,28 @@ class GroundTruthObject:
     Attributes:
         desc (`str`):
             Description.
-        bins (`tuple[int, int, int, int]`):
-            Box in bins.
+        bins (`tuple[int, ...]`):
+            Box in bins, or polygon x1, y1, x2, y2, ... in bins.
         box (`tuple[float, float, float, float]`):
-            Exact box, xyxy in [0, 1], not quantised.
+            Exact box, xyxy in [0, 1], not quantised; of a polygon the enclosing one.
     """
 
     desc: str
-    bins: tuple[int, int, int, int]
+    bins: tuple[int, ...]
     box: tuple[float, float, float, float]
+
+    @property
+    def is_polygon(self) -> bool:
+        """Whether the object is written as a polygon."""
+        return len(self.bins) > 4
 
 
 def ground_truth(
-    record: DetectionRecord, grid: CoordinateGrid, order: str = "sorted", seed: str | int = 0
+    record: DetectionRecord,
+    grid: CoordinateGrid,
+    order: str = "sorted",
+    seed: str | int = 0,
+    geometry: str = "box",
 ) -> list[GroundTruthObject]:
     """
     The objects of a record as they are to be written.
@@ -115,16 +129,34 @@ def ground_truth(
             which an annotator listed them; `"random"` shuffles the canonical order; `"as_is"` keeps the record's own.
         seed (`str` or `int`, *optional*, defaults to `0`):
             Seed of the random order.
+        geometry (`str`, *optional*, defaults to `"box"`):
+            `"box"` writes every object as a box, a polygon as the enclosing one; `"native"` writes polygons as such,
+            unless all vertices fall into one row or column of bins.
 
     Returns:
         `list[GroundTruthObject]`: The objects in that order.
     """
-    assert order in ORDERS, order
+    assert order in ORDERS and geometry in GEOMETRIES, (order, geometry)
     objects = list(record.objects if order == "as_is" else record.sorted_objects(grid))
     if order == "random":
         random.Random(seed).shuffle(objects)
     size = (record.width, record.height)
-    return [GroundTruthObject(item.desc, item.box_bins(*size, grid), item.unit_box(*size, grid)) for item in objects]
+    return [
+        GroundTruthObject(
+            item.desc,
+            (_polygon_bins(item, *size, grid) if geometry == "native" and item.is_polygon else None)
+            or item.box_bins(*size, grid),
+            item.unit_box(*size, grid),
+        )
+        for item in objects
+    ]
+
+
+def _polygon_bins(item: DetectionObject, width: int, height: int, grid: CoordinateGrid) -> tuple[int, ...] | None:
+    """The vertices of a polygon in bins, or `None` if nothing but their box is left on the grid."""
+    bins = item.bins or tuple(grid.points_to_bins(as_points(item.poly), width, height).ravel().tolist())
+    left, top, right, bottom = enclosing_box(bins)
+    return bins if right > left and bottom > top else None
 
 
 @dataclass(frozen=True)
@@ -199,7 +231,8 @@ class SequenceBuilder:
         self._supervise_matched(sequence, parsed, match, objects)
         if self.mode == "expert":
             self._label_own_tokens(sequence, parsed, match, objects)
-        return [self._written_by_expert(sequence, missed)]
+        after_polygon = bool(parsed.objects) and parsed.objects[-1].is_polygon
+        return [self._written_by_expert(sequence, missed, after_polygon)]
 
     def write(self, objects: Sequence[GroundTruthObject]) -> TrainingSequence:
         """
@@ -232,26 +265,32 @@ class SequenceBuilder:
         return TrainingSequence(list(ids[:end]))
 
     def _supervise_matched(self, sequence, parsed, match, objects) -> None:
+        grid = CoordinateGrid(self.protocol.vocabulary.num_bins)
         for i, j in match.pairs:
-            slots = parsed.objects[i].slots
+            predicted, wanted, slots = parsed.objects[i], objects[j].bins, parsed.objects[i].slots
+            if predicted.is_polygon:
+                targets = vertex_targets(predicted.bins, wanted, grid)
+                box_slots = tuple(slots[k] for k in extremes(predicted.bins))
+            else:
+                targets, box_slots = dict(enumerate(enclosing_box(wanted))), slots
             sequence.slots += [
-                SlotTarget(slot, wanted, self.self_context_coord_weight)
-                for slot, wanted in zip(slots, objects[j].bins, strict=True)
+                SlotTarget(slots[k], k_bin, self.self_context_coord_weight) for k, k_bin in targets.items()
             ]
-            sequence.boxes.append(BoxTarget(slots, objects[j].box, 1.0))
+            sequence.boxes.append(BoxTarget(box_slots, objects[j].box, 1.0))
 
-    def _written_by_expert(self, sequence: TrainingSequence, objects) -> TrainingSequence:
+    def _written_by_expert(self, sequence: TrainingSequence, objects, after_polygon: bool = False) -> TrainingSequence:
         """Appends `objects`, the close and the end token, all supervised."""
         first = not sequence.ids
         for item in objects:
-            self._append_text(sequence, self.protocol.gap_ids(item.desc, first=first))
+            gap = self.protocol.gap_ids(item.desc, first, polygon=item.is_polygon, after_polygon=after_polygon)
+            self._append_text(sequence, gap)
             for k, wanted in enumerate(item.bins):
                 if k:
                     self._append_text(sequence, self.protocol.separator_ids)
                 sequence.slots.append(SlotTarget(len(sequence.ids), wanted, 1.0))
                 sequence.ids.append(int(self.protocol.vocabulary.ids[wanted]))
-            first = False
-        self._append_text(sequence, self.protocol.gap_ids(None, first=first))
+            first, after_polygon = False, item.is_polygon
+        self._append_text(sequence, self.protocol.gap_ids(None, first, after_polygon=after_polygon))
         self._append_text(sequence, [self.eos_token_id], self.eos_weight)
         return sequence
 
@@ -264,22 +303,22 @@ class SequenceBuilder:
         target_of = dict(match.pairs)
         later = [objects[j] for _, j in match.pairs]  # matched objects that the rollout has still to write
         missed = [objects[j] for j in match.unmatched_ground_truth]
-        gap_start = 0
+        gap_start, after_polygon = 0, False
         for i, predicted in enumerate(parsed.objects):
             first = gap_start == 0
-            if i in target_of:
-                wanted = self.protocol.gap_ids(later.pop(0).desc, first=first)
-            elif self.extra_policy == "neutral":
+            following = later.pop(0) if i in target_of else next(iter(missed or later), None)
+            if i not in target_of and self.extra_policy == "neutral":
                 wanted = []
-            elif missed or later:
-                wanted = self.protocol.gap_ids((missed or later)[0].desc, first=first)
+            elif following is not None:
+                polygon = following.is_polygon
+                wanted = self.protocol.gap_ids(following.desc, first, polygon=polygon, after_polygon=after_polygon)
             else:
-                wanted = [*self.protocol.gap_ids(None, first=first), self.eos_token_id]
+                wanted = [*self.protocol.gap_ids(None, first, after_polygon=after_polygon), self.eos_token_id]
             self._label(sequence, gap_start, predicted.slots[0], wanted)
             if i in target_of:
                 for slot, next_slot in pairwise(predicted.slots):
                     self._label(sequence, slot + 1, next_slot, self.protocol.separator_ids)
-            gap_start = predicted.slots[-1] + 1
+            gap_start, after_polygon = predicted.slots[-1] + 1, predicted.is_polygon
 
     def _label(self, sequence: TrainingSequence, start: int, stop: int, wanted: Sequence[int]) -> None:
         # After the first token that differs the state is no longer the expert's.

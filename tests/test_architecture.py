@@ -18,6 +18,7 @@ FLOORS = {
     "boxes": 1,
     "records": 1,
     "protocols": 2,
+    "polygons": 2,
     "matching": 2,
     "sequences": 3,
     "losses": 3,

@@ -13,6 +13,7 @@ def object_scores(parsed: ParsedCompletion, logprobs: Sequence[float]) -> list[f
 
         (p_x1 · p_y1 · p_x2 · p_y2)^(1/4) · mean of p over the tokens of the description
 
+    For a polygon the geometric mean is that of all its coordinates.
     A token on the border of the description counts as one of its tokens.
 
     Args:

@@ -116,6 +116,10 @@ class ParsedCompletion:
     ended: bool
     length: int
 
+    def boxes(self, grid: CoordinateGrid) -> list[tuple[int, int, int, int]]:
+        """The box of each object in bins, see [`ParsedObject.box_bins`]."""
+        return [item.box_bins(grid) for item in self.objects]
+
     @property
     def complete_end(self) -> int:
         """Token position just after the last complete object; 0 if there is none."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordexp_trl.generation import DEFAULT_PROMPT, SamplingConfig
+from coordexp_trl.sequences import GEOMETRIES
 
 TOO_LONG_POLICIES = ("error", "drop")
 
@@ -36,6 +37,8 @@ class DetectionConfig:
             System message; none by default.
         protocol (`str`, *optional*, defaults to `"tags"`):
             Text form of an object set: `"tags"` or `"json"`.
+        geometry (`str`, *optional*, defaults to `"box"`):
+            `"box"` writes every object as a box, a polygon as its enclosing one; `"native"` writes polygons as such.
         min_pixels (`int`, *optional*):
             Images with a smaller area are enlarged; the processor's own limit by default.
         max_pixels (`int`, *optional*):
@@ -98,6 +101,9 @@ class DetectionConfig:
     prompt: str = field(default=DEFAULT_PROMPT, metadata={"help": "Instruction that follows the image."})
     system_prompt: str | None = field(default=None, metadata={"help": "System message; none by default."})
     protocol: str = field(default="tags", metadata={"help": "Text form of an object set: tags or json."})
+    geometry: str = field(
+        default="box", metadata={"help": "How objects with a polygon are written: box (the enclosing one) or native."}
+    )
     min_pixels: int | None = field(default=None, metadata={"help": "Images with a smaller area are enlarged."})
     max_pixels: int | None = field(default=None, metadata={"help": "Images with a larger area are reduced."})
     max_length: int | None = field(
@@ -137,6 +143,7 @@ class DetectionConfig:
             self.metric_for_best_model = "f1"  # there is no evaluation loss
         super().__post_init__()
         check_choice("protocol", self.protocol, ("tags", "json"))
+        check_choice("geometry", self.geometry, GEOMETRIES)
         check_choice("too_long", self.too_long, TOO_LONG_POLICIES)
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the records. Leave it False.")

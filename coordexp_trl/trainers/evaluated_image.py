@@ -49,7 +49,7 @@ class EvaluatedImage:
         dataset: str = "",
     ) -> "EvaluatedImage":
         """Compares one completion, whose rollout has log-probabilities, with the image's ground truth."""
-        boxes = grid.bins_to_unit([item.bins for item in parsed.objects])
+        boxes = grid.bins_to_unit(parsed.boxes(grid))
         descs = [item.desc for item in parsed.objects]
         gt_boxes, gt_descs = [item.box for item in objects], [item.desc for item in objects]
         # A broken model's probabilities are NaN: its output ranks last, and is no error

@@ -41,6 +41,8 @@ class GroundTruthCollator:
             Padding token.
         image_token_id (`int`):
             Image placeholder.
+        geometry (`str`, *optional*, defaults to `"box"`):
+            `"box"` or `"native"`, see [`ground_truth`].
     """
 
     records: Sequence[DetectionRecord]
@@ -51,6 +53,7 @@ class GroundTruthCollator:
     seed: int
     pad_token_id: int
     image_token_id: int
+    geometry: str = "box"
     # Shared memory, which workers that live longer than an epoch see change
     epoch: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long).share_memory_())
 
@@ -72,7 +75,7 @@ class GroundTruthCollator:
         prompts = self.prompt_builder(images, [record.prompt for record in records])
         sequences = [
             self.sequence_builder.write(
-                ground_truth(record, self.grid, self.order, f"{self.seed}-{self.epoch.item()}-{index}")
+                ground_truth(record, self.grid, self.order, f"{self.seed}-{self.epoch.item()}-{index}", self.geometry)
             )
             for record, index in zip(records, indices, strict=True)
         ]

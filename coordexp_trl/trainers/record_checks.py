@@ -74,6 +74,7 @@ def fit_records(
     grid: CoordinateGrid,
     max_length: int,
     too_long: str,
+    geometry: str = "box",
 ) -> tuple[Sequence[DetectionRecord], np.ndarray]:
     """
     Keeps the training records whose prompt and ground truth fit. They are read one by one, and none is held.
@@ -91,6 +92,8 @@ def fit_records(
             Most tokens of prompt and ground truth.
         too_long (`str`):
             `"error"` or `"drop"`.
+        geometry (`str`, *optional*, defaults to `"box"`):
+            `"box"` or `"native"`, see [`ground_truth`].
 
     Returns:
         The records that are left, and an `np.ndarray` of shape `(num_records, 2)`: the lengths of prompt and ground
@@ -104,7 +107,7 @@ def fit_records(
     for record in _measured(records):
         meter.add(record)
         try:
-            written.append(len(protocol.encode(ground_truth(record, grid))) + 1)
+            written.append(len(protocol.encode(ground_truth(record, grid, geometry=geometry))) + 1)
         except ValueError as error:
             raise ValueError(f"{record.place}: {error}") from error
     lengths = np.stack([meter.lengths(), np.array(written, dtype=np.int32)], axis=1)

@@ -87,7 +87,13 @@ class RolloutEvaluationMixin:
         if train_dataset is not None:
             check_not_empty("train_dataset", train_dataset)
             train_dataset, lengths = fit_records(
-                train_dataset, self.prompt_builder, self.protocol, self.grid, max_length, args.too_long
+                train_dataset,
+                self.prompt_builder,
+                self.protocol,
+                self.grid,
+                max_length,
+                args.too_long,
+                args.geometry,
             )
             if roll_out_training:
                 warn_of_cut_rollouts(lengths, args.max_completion_length)

@@ -4,6 +4,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.evaluation.f1 import DetectionCounts, count_duplicates
 from coordexp_trl.generation import Rollout
 from coordexp_trl.matching import Match
@@ -29,7 +30,7 @@ class RolloutStats:
         longest (`int`):
             Length of the longest completion.
         invalid_boxes (`int`):
-            Parsed boxes of zero area or with swapped corners.
+            Parsed boxes of zero area or with swapped corners, and polygons without extent in a direction.
         dropped (`Counter`):
             Malformed objects by reason.
     """
@@ -96,7 +97,9 @@ class RolloutStats:
         }
 
 
-def matched_counts(parsed: ParsedCompletion, match: Match, num_ground_truth: int) -> DetectionCounts:
+def matched_counts(
+    parsed: ParsedCompletion, match: Match, num_ground_truth: int, grid: CoordinateGrid
+) -> DetectionCounts:
     """
     Counts at the matching gate, as training sees them (a pair may differ in description).
 
@@ -107,6 +110,8 @@ def matched_counts(parsed: ParsedCompletion, match: Match, num_ground_truth: int
             Their pairs.
         num_ground_truth (`int`):
             Number of ground-truth objects.
+        grid ([`CoordinateGrid`]):
+            Coordinate grid.
 
     Returns:
         [`DetectionCounts`]: Counts of one rollout.
@@ -118,7 +123,7 @@ def matched_counts(parsed: ParsedCompletion, match: Match, num_ground_truth: int
         fn=num_ground_truth - found,
         iou_sum=sum(match.ious),
         duplicates=count_duplicates(
-            [item.bins for item in parsed.objects],
+            parsed.boxes(grid),
             [item.desc for item in parsed.objects],
             [i for i, _ in match.pairs],
         ),

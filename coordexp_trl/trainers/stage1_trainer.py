@@ -129,6 +129,7 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
                 seed=args.seed if args.data_seed is None else args.data_seed,
                 pad_token_id=processing_class.tokenizer.pad_token_id,
                 image_token_id=self.image_token_id,
+                geometry=args.geometry,
             ),
             train_dataset=Dataset.from_dict(
                 {

@@ -66,6 +66,8 @@ class CoordExpStage2Config(VLLMConfig, DetectionConfig, _BaseConfig):
             Weight of 1 − GIoU in the matching cost.
         match_desc_weight (`float`, *optional*, defaults to `1.0`):
             Cost of a pair whose descriptions differ.
+        match_mask_iou (`bool`, *optional*, defaults to `False`):
+            Whether pairs in which there is a polygon are matched by the IoU of the masks rather than of the boxes.
         mode (`str`, *optional*, defaults to `"two_sequence"`):
             What a rollout becomes: `"two_sequence"`, `"appended"` or `"expert"`, see [`SequenceBuilder`].
         missed_order (`str`, *optional*, defaults to `"last"`):
@@ -158,6 +160,9 @@ class CoordExpStage2Config(VLLMConfig, DetectionConfig, _BaseConfig):
     match_l1_weight: float = field(default=5.0, metadata={"help": "Weight of the box distance in the cost."})
     match_giou_weight: float = field(default=2.0, metadata={"help": "Weight of 1 - GIoU in the cost."})
     match_desc_weight: float = field(default=1.0, metadata={"help": "Cost of differing descriptions."})
+    match_mask_iou: bool = field(
+        default=False, metadata={"help": "Whether pairs with a polygon are matched by the IoU of their masks."}
+    )
     mode: str = field(
         default="two_sequence", metadata={"help": "What a rollout becomes: two_sequence, appended or expert."}
     )
@@ -230,6 +235,7 @@ class CoordExpStage2Config(VLLMConfig, DetectionConfig, _BaseConfig):
             l1_weight=self.match_l1_weight,
             giou_weight=self.match_giou_weight,
             desc_weight=self.match_desc_weight,
+            mask_iou=self.match_mask_iou,
         )
 
     @property

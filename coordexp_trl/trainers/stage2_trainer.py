@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object, set_seed
@@ -29,7 +30,7 @@ from coordexp_trl.generation import ImageFeatures, Prompt, Rollout
 from coordexp_trl.losses.terms import LossConfig, loss_terms
 from coordexp_trl.matching import Match, match_batch
 from coordexp_trl.models import backbone, freeze_modules, vision_is_frozen, without_adapters
-from coordexp_trl.protocols import ParsedCompletion
+from coordexp_trl.protocols import ParsedCompletion, ParsedObject
 from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import GroundTruthObject, SequenceBuilder, ground_truth
 from coordexp_trl.trainers.completions import CompletionTable
@@ -166,7 +167,11 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
         resumed = self._resumed_rollouts(samples)
         rollouts = resumed or self._roll_out(prompts, features, samples, self.args.sampling_config)
         copies = len(rollouts) // len(samples)
-        objects = [ground_truth(sample.record, self.grid) for sample in samples for _ in range(copies)]
+        objects = [
+            ground_truth(sample.record, self.grid, geometry=self.args.geometry)
+            for sample in samples
+            for _ in range(copies)
+        ]
         parsed = self._parse(rollouts)
         matches = self._match(parsed, objects)
         sequences = [
@@ -198,12 +203,19 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
     def _match(self, parsed: list[ParsedCompletion], objects: list[list[GroundTruthObject]]) -> list[Match]:
         with self._timed("match"):
             return match_batch(
-                [self.grid.bins_to_unit([item.bins for item in read.objects]) for read in parsed],
+                [self.grid.bins_to_unit(read.boxes(self.grid)) for read in parsed],
                 [[item.box for item in wanted] for wanted in objects],
                 [[item.desc for item in read.objects] for read in parsed],
                 [[item.desc for item in wanted] for wanted in objects],
                 self.args.matching_config,
+                [self._polygons(read.objects) for read in parsed],
+                [self._polygons(wanted) for wanted in objects],
             )
+
+    def _polygons(self, objects: list[ParsedObject] | list[GroundTruthObject]) -> list[np.ndarray | None] | None:
+        if not self.args.match_mask_iou:
+            return None
+        return [self.grid.bins_to_unit(item.bins) if item.is_polygon else None for item in objects]
 
     # The M-step: teacher-forced forward and matched-set losses
 
@@ -257,7 +269,7 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
 
     def _record_rollouts(self, samples, rollouts, parsed, matches, objects) -> None:
         stats = [
-            RolloutStats.of(rollout, read, matched_counts(read, match, len(wanted)))
+            RolloutStats.of(rollout, read, matched_counts(read, match, len(wanted), self.grid))
             for rollout, read, match, wanted in zip(rollouts, parsed, matches, objects, strict=True)
         ]
         if self._completions is not None:
