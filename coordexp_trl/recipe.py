@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,16 +180,16 @@ def train(trainer_class: type[Trainer], config_class: type[TrainingArguments]) -
     if recipe_args.dry_run:
         return print_plan(trainer, (recipe_args, training_args, model_args))
 
-    drawn = _first_records(eval_records, recipe_args.num_overlays)
-    before, seen_before = (trainer.evaluate(), trainer.detect(drawn)) if eval_records else (None, [])
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    after, seen_after = (trainer.evaluate(), trainer.detect(drawn)) if eval_records else (None, [])
+    with closing(trainer):
+        drawn = _first_records(eval_records, recipe_args.num_overlays)
+        before, seen_before = (trainer.evaluate(), trainer.detect(drawn)) if eval_records else (None, [])
+        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        after, seen_after = (trainer.evaluate(), trainer.detect(drawn)) if eval_records else (None, [])
 
-    trainer.save_model()
-    trainer.save_state()
-    configs = {type(config).__name__: _options(config) for config in (recipe_args, training_args, model_args)}
-    finish_run(trainer, configs, before, after, drawn, seen_before, seen_after)
-    trainer.close()
+        trainer.save_model()
+        trainer.save_state()
+        configs = {type(config).__name__: _options(config) for config in (recipe_args, training_args, model_args)}
+        finish_run(trainer, configs, before, after, drawn, seen_before, seen_after)
 
 
 def load_records(args: RecipeArguments) -> tuple[Sequence[DetectionRecord], Sequence[DetectionRecord] | None]:
