@@ -30,11 +30,9 @@ import PIL
 from machine import cpu_model
 from PIL import Image, features
 
-from coordexp_trl.datasets.coco import convert_coco
-from coordexp_trl.datasets.resize import ResizeSettings, resize_records
-from coordexp_trl.records import read_records
-
-SETTINGS = ResizeSettings(max_blocks=256)
+# The library is imported by the functions: spawned workers import this file too, as they import the `coordexp` command
+MAX_BLOCKS = 256
+QUALITY = 95
 
 
 def replicate(images: Path, annotations: Path, num_images: int, folder: Path) -> Path:
@@ -56,18 +54,25 @@ def replicate(images: Path, annotations: Path, num_images: int, folder: Path) ->
 
 
 def bare_loop(folder: Path, out: Path) -> None:
+    from coordexp_trl.datasets.resize import ResizeSettings
+
+    settings = ResizeSettings(max_blocks=MAX_BLOCKS)
     out.mkdir()
     for path in sorted((folder / "photographs").iterdir()):
         with Image.open(path) as image:
-            size = SETTINGS.target_size(*image.size)
+            size = settings.target_size(*image.size)
             image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        image.save(out / path.name, quality=SETTINGS.quality)
+        image.save(out / path.name, quality=QUALITY)
 
 
 def pipeline(folder: Path, annotations: Path, out: Path, num_workers: int) -> None:
+    from coordexp_trl.datasets.coco import convert_coco
+    from coordexp_trl.datasets.resize import ResizeSettings, resize_records
+
     records = folder / f"records-{num_workers}" / "train.jsonl"
     convert_coco(annotations, folder / "photographs", records)
-    resize_records(records, out, SETTINGS, num_workers=num_workers, show_progress=False)
+    settings = ResizeSettings(max_blocks=MAX_BLOCKS, quality=QUALITY)
+    resize_records(records, out, settings, num_workers=num_workers, show_progress=False)
 
 
 def measure(function: Callable[[], None], out: Path) -> tuple[float, float]:
@@ -87,10 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of the photographs")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO instances of photographs in the folder")
-    parser.add_argument("--num-images", type=int, default=600)
+    parser.add_argument("--num-images", type=int, default=900)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    SETTINGS.target_size(640, 480)  # imports transformers now, not in the first arm
+    from coordexp_trl.records import read_records
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -101,7 +106,7 @@ def main() -> None:
             "2 workers": lambda out: pipeline(folder, annotations, out, 2),
         }
         times = {name: [] for name in arms}
-        bare_loop(folder, folder / "warm-up")
+        bare_loop(folder, folder / "warm-up")  # also imports transformers
         for _ in range(options.repeats):
             for name, arm in arms.items():
                 out = folder / name

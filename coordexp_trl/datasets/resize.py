@@ -5,7 +5,9 @@ Sizes come from the `smart_resize` of transformers itself: both sides multiples 
 limits, the aspect ratio kept as closely as that allows. An image of such a size passes the processor unchanged.
 """
 
+import contextlib
 import functools
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from tqdm.auto import tqdm
 from coordexp_trl.datasets.conversion import ConversionReport
 from coordexp_trl.datasets.relocation import check_out, relocate
 from coordexp_trl.datasets.resize_journal import ResizeJournal
-from coordexp_trl.datasets.resize_worker import ResizeJob, resize_image
+from coordexp_trl.datasets.resize_worker import ResizedImage, ResizeJob, resize_image
 from coordexp_trl.datasets.rounding import interleave, round_axis, round_side
 from coordexp_trl.records import DetectionObject, DetectionRecord, RecordError, iter_records, write_records
 from coordexp_trl.workers import map_in_processes, resolve_num_workers
@@ -164,8 +166,8 @@ def resize_records(
     num_workers = resolve_num_workers(num_workers)
     data, out = Path(data), output_file(data, out)
     check_out(data, out)
-    reading = functools.partial(_read, data, image_root, show_progress)
-    plan = _plan(reading("Reading"), settings)
+    records = tqdm(iter_records(data, image_root), desc="Reading", unit="record", disable=not show_progress)
+    plan = _plan(records, settings)
     folder = out.parent / "images" / out.stem
     _check_folder(folder, plan)
     names = _image_names(list(plan))
@@ -173,18 +175,16 @@ def resize_records(
     journal = ResizeJournal(folder, asdict(settings), fingerprints)
     report = ConversionReport()
     try:
+        for unfinished in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of a run that was killed
+            unfinished.unlink()
         if journal.removed:
             out.unlink(missing_ok=True)  # its records speak of images that are gone
         if journal.finished:
             report.notes["images finished before"] = len(journal.finished)
-        problems = _resize_images(plan, names, folder, journal, settings.quality, num_workers, show_progress)
-        if problems and not skip_bad_images:
-            raise RecordError(_list_problems(problems, len(plan)))
-        if len(problems) == len(plan):
-            raise RecordError(f"{data}: no image is usable. {next(iter(problems.values()))}")
-        files = {source: f"images/{out.stem}/{name}{journal.finished.get(name, '')}" for source, name in names.items()}
-        records = _resized(reading("Writing"), plan, files, problems, out, report)
-        report.images = write_records(records, out)
+        images = _ResizedImages(plan, names, folder, journal, settings.quality, num_workers, show_progress)
+        records = _resized(iter_records(data, image_root), plan, images, out, report, skip_bad_images)
+        with contextlib.closing(images):
+            report.images = write_records(records, out)
     finally:
         journal.close()
     report.check()
@@ -195,10 +195,6 @@ def output_file(data: str | Path, out: str | Path) -> Path:
     """Returns `out` if it names a JSONL file, else the file of the name of `data` in the folder `out`."""
     out = Path(out)
     return out if out.suffix == ".jsonl" else out / Path(data).name
-
-
-def _read(data: Path, image_root: str | Path | None, show_progress: bool, title: str) -> Iterator[DetectionRecord]:
-    return iter(tqdm(iter_records(data, image_root), desc=title, unit="record", disable=not show_progress))
 
 
 def _source(record: DetectionRecord) -> str:
@@ -260,35 +256,52 @@ def _fingerprint(source: str, planned: _Planned) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", errors="surrogateescape")).hexdigest()[:32]
 
 
-def _resize_images(
-    plan: dict[str, _Planned],
-    names: dict[str, str],
-    folder: Path,
-    journal: ResizeJournal,
-    quality: int,
-    num_workers: int,
-    show_progress: bool,
-) -> dict[str, str]:
-    """Resizes what is not finished; returns the problem of every unusable source."""
-    pending = [source for source in plan if names[source] not in journal.finished]
-    targets = [folder / names[source] for source in pending]
-    for parent in {target.parent for target in targets}:
-        parent.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        ResizeJob(source, str(target), plan[source].old, plan[source].new, quality)
-        for source, target in zip(pending, targets, strict=True)
-    ]
-    results = map_in_processes(resize_image, jobs, num_workers)
-    done = len(plan) - len(pending)
-    problems = {}
-    with tqdm(total=len(plan), initial=done, desc="Resizing", unit="image", disable=not show_progress) as bar:
-        for source, result in zip(pending, results, strict=True):
-            if result.problem:
-                problems[source] = f"{plan[source].place}: images[0] = {source!r}: {result.problem}"
-            else:
-                journal.add(names[source], result.suffix, result.num_bytes)
-            bar.update()
-    return problems
+class _ResizedImages:
+    """Resizes what is not finished while the records that show it are written, in the order of the plan."""
+
+    def __init__(
+        self,
+        plan: dict[str, _Planned],
+        names: dict[str, str],
+        folder: Path,
+        journal: ResizeJournal,
+        quality: int,
+        num_workers: int,
+        show_progress: bool,
+    ) -> None:
+        self.problems: dict[str, str] = {}
+        self._plan, self._names, self._journal = plan, names, journal
+        pending = [source for source in plan if names[source] not in journal.finished]
+        targets = [folder / names[source] for source in pending]
+        for parent in {target.parent for target in targets}:
+            parent.mkdir(parents=True, exist_ok=True)
+        jobs = [
+            ResizeJob(source, str(target), plan[source].old, plan[source].new, quality)
+            for source, target in zip(pending, targets, strict=True)
+        ]
+        self._results = map_in_processes(resize_image, jobs, num_workers)
+        self._sources = iter(pending)
+        done = len(plan) - len(pending)
+        self._bar = tqdm(total=len(plan), initial=done, desc="Resizing", unit="image", disable=not show_progress)
+
+    def file(self, source: str) -> str | None:
+        """Waits for an image; returns its path below the folder of images, `None` if the source is unusable."""
+        name = self._names[source]
+        while name not in self._journal.finished and source not in self.problems:
+            self._take(next(self._sources), next(self._results))
+        return None if source in self.problems else name + self._journal.finished[name]
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._results.close()
+        self._bar.close()
+
+    def _take(self, source: str, result: ResizedImage) -> None:
+        if result.problem:
+            self.problems[source] = f"{self._plan[source].place}: images[0] = {source!r}: {result.problem}"
+        else:
+            self._journal.add(self._names[source], result.suffix, result.num_bytes)
+        self._bar.update()
 
 
 def _list_problems(problems: dict[str, str], num_images: int) -> str:
@@ -305,24 +318,29 @@ def _list_problems(problems: dict[str, str], num_images: int) -> str:
 def _resized(
     records: Iterator[DetectionRecord],
     plan: dict[str, _Planned],
-    files: dict[str, str],
-    problems: dict[str, str],
+    images: _ResizedImages,
     out: Path,
     report: ConversionReport,
+    skip_bad_images: bool,
 ) -> Iterator[DetectionRecord]:
     for record in records:
-        report.objects_in += len(record.objects)
         source = _source(record)
-        if source in problems:
+        if source not in plan:
+            raise RecordError(f"{record.place}: the file was changed while it was read. Run again.")
+        report.objects_in += len(record.objects)
+        file = images.file(source)
+        if file is None:
             report.notes["records left out: unusable image"] += 1
             report.dropped["unusable image"] += len(record.objects)
             continue
-        old, new = plan[source].old, plan[source].new
         report.objects_out += len(record.objects)
+        old, new = plan[source].old, plan[source].new
         yield replace(
             record,
-            images=(files[source], *relocate(record, out).images[1:]),
+            images=(f"images/{out.stem}/{file}", *relocate(record, out).images[1:]),
             width=new[0],
             height=new[1],
             objects=tuple(resize_object(item, old, new) for item in record.objects),
         )
+    if images.problems and (not skip_bad_images or len(images.problems) == len(plan)):
+        raise RecordError(_list_problems(images.problems, len(plan)))
