@@ -2,6 +2,7 @@
 """Reads annotation files in the form of COCO instances, which LVIS shares, and checks that their ids fit together."""
 
 import math
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,16 +103,12 @@ def read_annotations(path: str | Path) -> CocoAnnotations:
 
 def finite_numbers(values: Any) -> list[float] | None:
     """Returns a list of numbers as floats, infinite where they are too large for one; `None` if it is no such list."""
-    if not isinstance(values, list) or not all(isinstance(x, (int, float)) and x is not True for x in values):
+    if not isinstance(values, list) or not {int, float}.issuperset(map(type, values)):
         return None
-    return [_to_float(value) for value in values]
-
-
-def _to_float(value: float) -> float:
     try:
-        return float(value)
+        return list(map(float, values))
     except OverflowError:  # an integer of hundreds of digits
-        return math.inf
+        return [math.inf if abs(value) > sys.float_info.max else float(value) for value in values]
 
 
 def _check_form(path: Path, content: Any) -> None:

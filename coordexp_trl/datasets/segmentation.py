@@ -1,16 +1,14 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Segmentations of COCO annotations: polygons of one or more parts, or run-length encoded (RLE) masks."""
 
-import math
 from typing import Any
-
-import numpy as np
 
 from coordexp_trl.coordinates import shorten
 from coordexp_trl.datasets.coco_annotations import finite_numbers
 from coordexp_trl.records import enclosing_box
 
 DECIMALS = 9  # of a pixel; takes the noise out of sums such as 299.46 + 71.72 and nothing else
+_FARTHEST = 1e9  # pixels; with far larger coordinates GEOS fails or computes for ever
 
 
 def polygon_parts(segmentation: Any, place: str) -> tuple[list[list[float]], int]:
@@ -25,8 +23,8 @@ def polygon_parts(segmentation: Any, place: str) -> tuple[list[list[float]], int
 
     Returns:
         `tuple[list[list[float]], int]`: the polygons, a last point that repeats the first one left out, and how many
-        were left out because they have fewer than 3 points, no area, or coordinates that are not finite. An RLE mask
-        has no polygons.
+        were left out because they have fewer than 3 points, no area, or coordinates that are not finite or beyond a
+        billion pixels. An RLE mask has no polygons.
 
     Raises:
         `ValueError`: if the segmentation is neither.
@@ -43,7 +41,7 @@ def polygon_parts(segmentation: Any, place: str) -> tuple[list[list[float]], int
             )
         if points[:2] == points[-2:]:
             points = points[:-2]
-        if len(points) >= 6 and all(map(math.isfinite, points)) and polygon_area(points) > 0:
+        if len(points) >= 6 and all(abs(x) < _FARTHEST for x in points) and polygon_area(points) > 0:
             parts.append(points)
         else:
             unusable += 1
@@ -81,11 +79,10 @@ def clip_polygon(points: list[float], width: int, height: int) -> list[list[floa
     import shapely
 
     polygon = shapely.Polygon(list(zip(points[::2], points[1::2], strict=True)))
-    with np.errstate(all="ignore"):  # coordinates may be huge
-        inside = shapely.make_valid(polygon).intersection(shapely.box(0, 0, width, height))
+    inside = shapely.make_valid(polygon).intersection(shapely.box(0, 0, width, height))
     parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon" and part.area > 0]
-    rings = [shapely.get_coordinates(part.exterior)[:-1].ravel() for part in parts]
-    return [[round(value, DECIMALS) for value in ring.tolist()] for ring in rings]
+    rings = [shapely.get_coordinates(part.exterior)[:-1].clip(0, [width, height]) for part in parts]
+    return [[round(value, DECIMALS) for value in ring.ravel().tolist()] for ring in rings]
 
 
 def segmentation_box(segmentation: Any, width: int, height: int, place: str) -> tuple[float, ...] | None:

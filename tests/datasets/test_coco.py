@@ -176,11 +176,12 @@ def test_a_polygon_cut_in_two_by_the_border(coco):
 def test_huge_polygons(coco):
     angle = np.linspace(0, 2 * np.pi, 100_000, endpoint=False)
     inside = np.stack([20 + 10 * np.cos(angle), 15 + 10 * np.sin(angle)], 1).ravel().tolist()
-    far = [-1e300, -1e300, 1e300, -1e300, 1e300, 1e300, -1e300, 1e300]
-    coco.add(annotation(segmentation=[inside]), annotation(segmentation=[far]))
-    written, _ = coco.geometries(geometry="polygon")
+    far = np.array([-1, -1, 1, -1, 1, 1, -1, 1])
+    coco.add(*(annotation(segmentation=[points]) for points in (inside, (far * 1e8).tolist(), (far * 1e99).tolist())))
+    written, report = coco.geometries(geometry="polygon")
     assert written[0] == tuple(inside)
     assert {*zip(written[1][::2], written[1][1::2], strict=True)} == {(0, 0), (40, 0), (40, 30), (0, 30)}
+    assert written[2] == (2, 3, 12, 13) and report.notes["polygon without area or not finite, left out"] == 1
 
 
 def area_inside(points):
