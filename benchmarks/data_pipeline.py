@@ -54,7 +54,7 @@ def replicate(images: Path, annotations: Path, num_images: int, folder: Path) ->
 
 
 def bare_loop(folder: Path, out: Path) -> None:
-    from coordexp_trl.datasets.resize import ResizeSettings
+    from coordexp_trl.datasets.resize_settings import ResizeSettings
 
     settings = ResizeSettings(max_blocks=MAX_BLOCKS)
     out.mkdir()
@@ -67,7 +67,8 @@ def bare_loop(folder: Path, out: Path) -> None:
 
 def pipeline(folder: Path, annotations: Path, out: Path, num_workers: int) -> None:
     from coordexp_trl.datasets.coco import convert_coco
-    from coordexp_trl.datasets.resize import ResizeSettings, resize_records
+    from coordexp_trl.datasets.resize import resize_records
+    from coordexp_trl.datasets.resize_settings import ResizeSettings
 
     records = folder / f"records-{num_workers}" / "train.jsonl"
     convert_coco(annotations, folder / "photographs", records)

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from coordexp_trl.datasets.conversion import ConversionReport
 from coordexp_trl.datasets.lvis import convert_lvis
-from coordexp_trl.datasets.resize import ResizeSettings, resize_records
+from coordexp_trl.datasets.resize import resize_records
+from coordexp_trl.datasets.resize_settings import ResizeSettings
 from coordexp_trl.datasets.sample import sample_records
 from coordexp_trl.datasets.simplify import MIN_VERTICES, simplify_polygon
 from coordexp_trl.datasets.tokens import convert_tokens

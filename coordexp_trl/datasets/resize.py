@@ -1,17 +1,16 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Resizes the images of a dataset once, to the sizes that Qwen's image processor would choose, and their geometry.
 
-Sizes come from the `smart_resize` of transformers itself: both sides multiples of `factor`, the area between two
-limits, the aspect ratio kept as closely as that allows. An image of such a size passes the processor unchanged.
+Both sides are multiples of `factor`, the area lies between two limits, and the aspect ratio is kept as closely as that
+allows. An image of such a size passes the processor unchanged.
 """
 
 import contextlib
-import functools
 import glob
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,73 +19,13 @@ from tqdm.auto import tqdm
 from coordexp_trl.datasets.conversion import ConversionReport
 from coordexp_trl.datasets.relocation import check_out, relocate
 from coordexp_trl.datasets.resize_journal import ResizeJournal
+from coordexp_trl.datasets.resize_settings import ResizeSettings
 from coordexp_trl.datasets.resize_worker import ResizedImage, ResizeJob, resize_image
 from coordexp_trl.datasets.rounding import interleave, round_axis, round_side
 from coordexp_trl.records import DetectionObject, DetectionRecord, RecordError, iter_records, write_records
 from coordexp_trl.workers import map_in_processes, resolve_num_workers
 
 _MAX_LISTED = 5
-_MIN_SIDE = 4  # pixels of the smallest factor
-
-
-@dataclass(frozen=True)
-class ResizeSettings:
-    """
-    Sizes and quality of resized images.
-
-    Args:
-        factor (`int`, *optional*, defaults to `32`):
-            Width and height are multiples of this number of pixels; 32 for Qwen3-VL (patches of 16, merged by 2).
-        max_blocks (`int`, *optional*, defaults to `768`):
-            Largest area, in blocks of `factor` × `factor` pixels. A block is one image token of the model.
-        min_blocks (`int`, *optional*, defaults to `4`):
-            Smallest area, in blocks.
-        quality (`int`, *optional*, defaults to `95`):
-            Quality of JPEG files, 1 to 100.
-
-    Raises:
-        `ValueError`: if a value makes no sense.
-    """
-
-    factor: int = 32
-    max_blocks: int = 768
-    min_blocks: int = 4
-    quality: int = 95
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("factor", _MIN_SIDE, 1024),
-            ("max_blocks", 1, 2**20),
-            ("min_blocks", 1, self.max_blocks),
-            ("quality", 1, 100),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                bound = f"max_blocks = {high}" if name == "min_blocks" else high
-                raise ValueError(f"{name} = {value!r}: must be an integer from {low} to {bound}.")
-
-    def target_size(self, width: int, height: int) -> tuple[int, int]:
-        """
-        Returns the width and height that an image of `width` × `height` pixels is resized to.
-
-        Raises:
-            `ValueError`: if no such size lies within the limits, as for an aspect ratio above 200.
-        """
-        return _target_size(width, height, self.factor, self.min_blocks, self.max_blocks)
-
-
-@functools.lru_cache(maxsize=65536)
-def _target_size(width: int, height: int, factor: int, min_blocks: int, max_blocks: int) -> tuple[int, int]:
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize  # slow to import
-
-    limits = {"min_pixels": min_blocks * factor**2, "max_pixels": max_blocks * factor**2}
-    new_height, new_width = smart_resize(height, width, factor=factor, **limits)
-    if not limits["min_pixels"] <= new_width * new_height <= limits["max_pixels"]:
-        raise ValueError(
-            f"an image of {width} x {height} pixels would become {new_width} x {new_height}, outside {min_blocks} to "
-            f"{max_blocks} blocks of {factor} x {factor} pixels. Widen the limits, or drop the record"
-        )
-    return new_width, new_height
 
 
 def resize_object(item: DetectionObject, old: tuple[int, int], new: tuple[int, int]) -> DetectionObject:
@@ -109,10 +48,12 @@ def resize_object(item: DetectionObject, old: tuple[int, int], new: tuple[int, i
     xs = [x * (new[0] / old[0]) for x in values[::2]]
     ys = [y * (new[1] / old[1]) for y in values[1::2]]
     if item.bbox_2d is not None:
-        return replace(item, bbox_2d=interleave(round_side(*xs, new[0]), round_side(*ys, new[1])))
+        return DetectionObject(item.desc, bbox_2d=interleave(round_side(*xs, new[0]), round_side(*ys, new[1])))
     points = list(zip(round_axis(xs, new[0]), round_axis(ys, new[1]), strict=True))
     distinct = [point for point, before in zip(points, points[-1:] + points, strict=False) if point != before]
-    return replace(item, poly=[value for point in (distinct if len(distinct) >= 3 else points) for value in point])
+    return DetectionObject(
+        item.desc, poly=[value for point in (distinct if len(distinct) >= 3 else points) for value in point]
+    )
 
 
 class _Planned(NamedTuple):
@@ -198,7 +139,7 @@ def output_file(data: str | Path, out: str | Path) -> Path:
 
 
 def _source(record: DetectionRecord) -> str:
-    return os.path.abspath(record.image_path)
+    return os.path.abspath(os.path.join(record.root or "", record.images[0]))
 
 
 def _plan(records: Iterator[DetectionRecord], settings: ResizeSettings) -> dict[str, _Planned]:
@@ -335,9 +276,10 @@ def _resized(
             continue
         report.objects_out += len(record.objects)
         old, new = plan[source].old, plan[source].new
+        further = relocate(record, out).images[1:] if len(record.images) > 1 else ()
         yield replace(
             record,
-            images=(f"images/{out.stem}/{file}", *relocate(record, out).images[1:]),
+            images=(f"images/{out.stem}/{file}", *further),
             width=new[0],
             height=new[1],
             objects=tuple(resize_object(item, old, new) for item in record.objects),

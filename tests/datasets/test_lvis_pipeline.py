@@ -10,7 +10,7 @@ from PIL import Image
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.datasets import lvis_pipeline
 from coordexp_trl.datasets.lvis_pipeline import LvisSettings, prepare_lvis
-from coordexp_trl.datasets.resize import ResizeSettings
+from coordexp_trl.datasets.resize_settings import ResizeSettings
 from coordexp_trl.images import check_images
 from coordexp_trl.records import read_records
 

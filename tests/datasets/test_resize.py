@@ -20,8 +20,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from coordexp_trl.datasets import resize_worker
 from coordexp_trl.datasets.conversion import ConversionReport
-from coordexp_trl.datasets.resize import ResizeSettings, resize_object, resize_records
+from coordexp_trl.datasets.resize import resize_object, resize_records
 from coordexp_trl.datasets.resize_journal import JOURNAL
+from coordexp_trl.datasets.resize_settings import ResizeSettings
 from coordexp_trl.images import check_images, load_image
 from coordexp_trl.records import DetectionObject, DetectionRecord, RecordError, read_records, write_records
 

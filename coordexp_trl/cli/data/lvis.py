@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is missing. Give it, or set the variable {name.upper()}.")
 
     from coordexp_trl.datasets.lvis_pipeline import SPLITS, LvisSettings, prepare_lvis
-    from coordexp_trl.datasets.resize import ResizeSettings
+    from coordexp_trl.datasets.resize_settings import ResizeSettings
 
     sizes = {name: values.pop(name) for name in ("factor", "max_blocks", "min_blocks")}
     values["splits"] = tuple(part.strip() for part in values["splits"].split(",") if part.strip())

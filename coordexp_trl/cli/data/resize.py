@@ -27,7 +27,8 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from coordexp_trl.datasets.resize import ResizeSettings, output_file, resize_records
+    from coordexp_trl.datasets.resize import output_file, resize_records
+    from coordexp_trl.datasets.resize_settings import ResizeSettings
 
     report = resize_records(
         args.data,
