@@ -59,7 +59,7 @@ def write_json_lines(rows: Iterable[Any], path: str | Path) -> int:
 
 
 def need(row: dict, key: str, kind: type, before: str) -> Any:
-    """Returns `row[key]`; raises `ValueError` with place and path `before` the key if it is missing or of another type."""
+    """Returns `row[key]`; raises `ValueError` if it is missing or of another type, with its place `before` the key."""
     value = row.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
         names = {dict: "a JSON object", list: "a list", str: "text", int: "an integer"}

@@ -3,10 +3,10 @@
 
 import argparse
 
-from coordexp_trl.cli.data.convert import coco, lvis, voc
+from coordexp_trl.cli.data.convert import coco, lvis, ms_swift, odvg, visual_genome, voc, yolo
 from coordexp_trl.cli.parser import add_group
 
-COMMANDS = (coco, lvis, voc)
+COMMANDS = (coco, lvis, voc, yolo, visual_genome, odvg, ms_swift)
 
 
 def register(commands: argparse._SubParsersAction) -> None:

@@ -3,10 +3,10 @@
 
 import argparse
 
-from coordexp_trl.cli.data.export import coco
+from coordexp_trl.cli.data.export import coco, ms_swift, odvg, qwen
 from coordexp_trl.cli.parser import add_group
 
-COMMANDS = (coco,)
+COMMANDS = (coco, ms_swift, qwen, odvg)
 
 
 def register(commands: argparse._SubParsersAction) -> None:

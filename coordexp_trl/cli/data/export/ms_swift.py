@@ -1,0 +1,23 @@
+# Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
+"""`coordexp data export ms-swift`."""
+
+import argparse
+
+from coordexp_trl.cli.data.export.options import add_prompt, add_shared, shared
+from coordexp_trl.cli.parser import add_command
+from coordexp_trl.tables import print_table
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    """Adds the command."""
+    parser = add_command(commands, "ms-swift", "export a grounding dataset of ms-swift", _run)
+    add_shared(parser, image_paths="absolute")
+    add_prompt(parser)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from coordexp_trl.datasets.ms_swift import export_ms_swift
+
+    report = export_ms_swift(**shared(args))
+    print_table(report.rows())
+    print(f"wrote {args.out}")
