@@ -19,6 +19,7 @@ from coordexp_trl.coordinates import CoordinateGrid
 MAX_CROSSED_VERTICES = 128  # of a polygon that crosses itself, whose crossings can be as many as their square
 MAX_TRANSPORTED_VERTICES = 128
 OUTLINE_SAMPLES = 64
+VERTEX_SHARE = 0.75  # of the mass, where both polygons have as many vertices
 # Squared length, the longest distance of a point from the middle of its outline being 1: no kernel entry is below
 # exp(-4 / 0.01) = e-400, which a float64 can hold
 REGULARIZATION = 0.01
@@ -80,15 +81,15 @@ def outline_targets(pred: Points, gt: Points) -> np.ndarray:
     """
     The point on the outline of `gt` that corresponds to each vertex of `pred`.
 
-    With `P` and `Q` the outlines as distributions, half of the mass on the vertices and half along the edges, and `T`
-    the barycentric projection of the Sinkhorn plan for squared Euclidean distances,
+    With `P` and `Q` the outlines as distributions, a share `0.75 · min(n, m) / max(n, m)` of their mass on the vertices
+    and the rest along the edges, and `T` the barycentric projection of the Sinkhorn plan for squared Euclidean distances,
 
         y_i = nearest point of the outline of gt to  x_i + T_PQ(x_i) - T_PP(x_i),
         T_PQ(x) = sum_j q_j v_j exp(-|x - q_j|^2 / eps) / sum_j v_j exp(-|x - q_j|^2 / eps).
 
-    Mass on the edges keeps polygons with other numbers of vertices from being drawn inwards, to means of vertices;
-    mass on the vertices brings corners to corners. Entropy blurs `T_PQ` towards the inside; the transport of `P` to
-    itself is blurred alike, so the difference is free of it (Feydy et al., 2019,
+    Mass on the vertices brings corners to corners; mass on the edges keeps a polygon with another number of vertices
+    from being drawn inwards, to means of vertices, or all of it to the corners. Entropy blurs `T_PQ` towards the
+    inside; the transport of `P` to itself is blurred alike, so the difference is free of it (Feydy et al., 2019,
     https://huggingface.co/papers/1810.08278): a polygon compared with itself, or with itself shifted, gets exactly its
     own vertices. Neither the order nor the direction of the vertices matters.
 
@@ -105,7 +106,8 @@ def outline_targets(pred: Points, gt: Points) -> np.ndarray:
         `numpy.ndarray`: points of shape `(n, 2)`.
     """
     pred, gt = as_points(pred), as_points(gt)
-    (p, p_mass), (q, q_mass) = _outline(pred), _outline(gt)
+    share = VERTEX_SHARE * min(len(pred), len(gt)) / max(len(pred), len(gt))
+    (p, p_mass), (q, q_mass) = _outline(pred, share), _outline(gt, share)
     p_middle, q_middle = p_mass @ p, q_mass @ q  # squared distances make the plan indifferent to shifts
     p, q = p - p_middle, q - q_middle
     scale = np.sqrt(max((p**2).sum(1).max(), (q**2).sum(1).max())) or 1.0
@@ -150,7 +152,7 @@ def extremes(values: Sequence[float]) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def _outline(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _outline(points: np.ndarray, vertex_share: float) -> tuple[np.ndarray, np.ndarray]:
     """Samples `(s, 2)` of an outline, vertices among them, and their mass `(s,)`."""
     points = _thinned(points, MAX_TRANSPORTED_VERTICES)
     steps = np.roll(points, -1, axis=0) - points
@@ -161,9 +163,9 @@ def _outline(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     starts = parts.cumsum() - parts
     samples = points[edge] + steps[edge] * ((np.arange(len(edge)) - starts[edge]) / parts[edge])[:, None]
     length = (shares / parts)[edge]
-    mass = (length + np.roll(length, 1)) / 2  # half of the pieces before and behind each sample
-    mass[starts] += 1 / len(points)
-    return samples, mass / 2
+    mass = (1 - vertex_share) * (length + np.roll(length, 1)) / 2  # half of the pieces before and behind each sample
+    mass[starts] += vertex_share / len(points)
+    return samples, mass
 
 
 def _entropic_map(x: np.ndarray, p: np.ndarray, p_mass: np.ndarray, q: np.ndarray, q_mass: np.ndarray) -> np.ndarray:

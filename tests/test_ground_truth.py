@@ -70,3 +70,30 @@ def test_the_order_of_the_annotation_changes_nothing_in_pixels():
         for order in (items, items[::-1])
     )
     assert one == other and len({item.bins for item in one}) == 1 and len({item.box for item in one}) == 3
+
+
+def test_polygons_are_written_as_boxes_or_as_they_are():
+    items = [
+        DetectionObject(desc="kite", poly=(100, 50, 150, 20, 120, 90)),
+        DetectionObject(desc="thread", poly=(300, 100, 300.05, 200, 300.1, 300)),  # one column of bins
+        DetectionObject(desc="cat", bbox_2d=(10, 300, 200, 400)),
+    ]
+    record = DetectionRecord(images=("a.png",), width=640, height=480, objects=items)
+    boxes, native = (ground_truth(record, GRID, geometry=geometry) for geometry in ("box", "native"))
+    assert boxes == ground_truth(record, GRID)
+    assert [item.is_polygon for item in boxes] == [False] * 3
+    assert [item.is_polygon for item in native] == [True, False, False]
+    assert [(item.desc, item.box) for item in native] == [(item.desc, item.box) for item in boxes]  # boxes are exact
+    assert native[1:] == boxes[1:]  # the thread has no more than its box, never collapsed
+    pixels = (100, 50, 150, 20, 120, 90)
+    assert native[0].bins == tuple(
+        round(value / side * 999) for value, side in zip(pixels, (640, 480) * 3, strict=True)
+    )
+
+
+def test_polygons_in_bins_stay_as_they_are():
+    bins = (5, 6, 900, 40, 30, 999, 7, 7)
+    items = [DetectionObject(desc="kite", bins=bins), DetectionObject(desc="cat", bins=(1, 2, 3, 4))]
+    record = DetectionRecord(images=("a.png",), width=640, height=480, objects=items)
+    assert [item.bins for item in ground_truth(record, GRID, geometry="native")] == [(1, 2, 3, 4), bins]
+    assert [item.bins for item in ground_truth(record, GRID)] == [(1, 2, 3, 4), (5, 6, 900, 999)]

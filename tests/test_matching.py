@@ -260,3 +260,78 @@ def test_speed():
         match_batch(*columns)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.1
+
+
+# Polygons
+
+LOWER, UPPER = [0.2, 0.2, 0.6, 0.6, 0.2, 0.6], [0.2, 0.2, 0.6, 0.2, 0.6, 0.6]  # the two triangles of one square
+BOX = [0.2, 0.2, 0.6, 0.6]
+MASKS = MatchingConfig(min_iou=0.3, mask_iou=True)
+
+
+def test_masks_tell_polygons_apart_that_have_the_same_box():
+    arguments = ([BOX, BOX], [BOX, BOX], ["cat", "cat"], ["cat", "cat"])
+    polygons = ([LOWER, UPPER], [UPPER, LOWER])
+    assert match_objects(*arguments, MatchingConfig(min_iou=0.3), *polygons).pairs == [(0, 0), (1, 1)]
+    by_mask = match_objects(*arguments, MASKS, *polygons)
+    assert by_mask.pairs == [(0, 1), (1, 0)] and by_mask.ious == pytest.approx([1.0, 1.0])
+    apart = match_objects([BOX], [BOX], ["cat"], ["cat"], MASKS, [LOWER], [UPPER])
+    assert (apart.pairs, apart.unmatched_predictions, apart.unmatched_ground_truth) == ([], [0], [0])
+
+
+def test_a_box_is_the_polygon_of_its_corners():
+    half = MatchingConfig(min_iou=0.5 - 1e-9, mask_iou=True)
+    for polygons in (([LOWER], None), ([None], [LOWER]), (None, [np.reshape(LOWER, (-1, 2))])):
+        match = match_objects([BOX], [BOX], ["cat"], ["cat"], half, *polygons)
+        assert match.pairs == [(0, 0)] and match.ious == pytest.approx([0.5])
+    inverted = match_objects([[0.6, 0.6, 0.2, 0.2]], [BOX], ["cat"], ["cat"], half, None, [LOWER])
+    assert inverted.ious == pytest.approx([0.5])
+
+
+@settings(deadline=None, max_examples=60)
+@given(boxes_and_descs(6), boxes_and_descs(6), st.sampled_from([0.0, 0.3]))
+def test_without_polygons_masks_change_nothing(preds, gts, min_iou):
+    arguments = (preds[0], gts[0], preds[1], gts[1])
+    plain = match_objects(*arguments, MatchingConfig(min_iou=min_iou))
+    masks = MatchingConfig(min_iou=min_iou, mask_iou=True)
+    assert match_objects(*arguments, masks) == plain
+    assert match_objects(*arguments, masks, [None] * len(preds[0]), [None] * len(gts[0])) == plain
+
+
+def test_the_cost_of_masks_after_the_formula():
+    # Neither prediction has the IoU to win by it alone: 2 * (1 - GIoU) + 5 * L1 decides
+    config = MatchingConfig(min_iou=0.1, mask_iou=True)
+    shifted = [0.25, 0.2, 0.65, 0.6]
+    moved = [0.25, 0.2, 0.65, 0.6, 0.25, 0.6]  # LOWER, a little to the right
+    match = match_objects([BOX, shifted], [BOX], ["cat", "cat"], ["cat"], config, [UPPER, moved], [LOWER])
+    assert match.pairs == [(1, 0)] and 0.1 < match.ious[0] < 1
+    match = match_objects([BOX, shifted], [BOX], ["cat", "cat"], ["cat"], config, [LOWER, moved], [LOWER])
+    assert match.pairs == [(0, 0)]
+
+
+def test_a_batch_with_polygons_equals_its_images():
+    rng = np.random.default_rng(0)
+    images = []
+    for count in (3, 0, 5):
+        points = rng.random((2, count, 4, 2))
+        boxes = np.concatenate([points.min(2), points.max(2)], axis=-1)
+        polygons = [[None if k == 1 else shape for k, shape in enumerate(side)] for side in points]
+        images.append((*boxes, ["cat"] * count, ["cat"] * count, *polygons))
+    config = MatchingConfig(min_iou=0.0, mask_iou=True)
+    *arguments, pred_polygons, gt_polygons = map(list, zip(*images, strict=True))
+    batch = match_batch(*arguments, config, pred_polygons, gt_polygons)
+    assert batch == [match_objects(*image[:4], config, *image[4:]) for image in images]
+    assert [len(match.pairs) for match in batch] == [3, 0, 5]
+
+
+@pytest.mark.parametrize("polygon", [[0.3] * 6, [0, 0, 1, 1, 0.5, 0.5], [0, 0, 1, 0, 1, float("nan")]])
+def test_polygons_without_area_match_nothing(polygon):
+    match = match_objects([BOX], [BOX], ["cat"], ["cat"], MASKS, [polygon], [UPPER])
+    assert match.pairs == []
+    (pair,) = match_objects([BOX], [BOX], ["cat"], ["cat"], MatchingConfig(0.0, mask_iou=True), [polygon]).pairs
+    assert pair == (0, 0)
+
+
+def test_the_number_of_polygons_is_checked():
+    with pytest.raises(ValueError, match=r"gt_polygons\[0\]: 2 polygons but 1 boxes.*None"):
+        match_objects([BOX], [BOX], ["cat"], ["cat"], MASKS, None, [UPPER, LOWER])
