@@ -20,8 +20,8 @@ MAX_CROSSED_VERTICES = 128  # of a polygon that crosses itself, whose crossings 
 MAX_TRANSPORTED_VERTICES = 128
 OUTLINE_SAMPLES = 64
 VERTEX_SHARE = 0.75  # of the mass, where both polygons have as many vertices
-# Squared length, the longest distance of a point from the middle of its outline being 1: no kernel entry is below
-# exp(-4 / 0.01) = e-400, which a float64 can hold
+# Squared length, the longest distance of a point from the middle of its outline being 1: no entry of the kernel is below
+# exp(-4 / 0.01) = 1e-174, which a float64 can hold
 REGULARIZATION = 0.01
 MAX_ITERATIONS = 100
 
@@ -81,8 +81,8 @@ def outline_targets(pred: Points, gt: Points) -> np.ndarray:
     """
     The point on the outline of `gt` that corresponds to each vertex of `pred`.
 
-    With `P` and `Q` the outlines as distributions, a share `0.75 · min(n, m) / max(n, m)` of their mass on the vertices
-    and the rest along the edges, and `T` the barycentric projection of the Sinkhorn plan for squared Euclidean distances,
+    With `P` and `Q` the outlines as distributions, a share `0.75 · min(n, m) / max(n, m)` of their mass on vertices and
+    the rest along the edges, and `T` the barycentric projection of the Sinkhorn plan for squared distances,
 
         y_i = nearest point of the outline of gt to  x_i + T_PQ(x_i) - T_PP(x_i),
         T_PQ(x) = sum_j q_j v_j exp(-|x - q_j|^2 / eps) / sum_j v_j exp(-|x - q_j|^2 / eps).
@@ -110,8 +110,9 @@ def outline_targets(pred: Points, gt: Points) -> np.ndarray:
     (p, p_mass), (q, q_mass) = _outline(pred, share), _outline(gt, share)
     p_middle, q_middle = p_mass @ p, q_mass @ q  # squared distances make the plan indifferent to shifts
     p, q = p - p_middle, q - q_middle
-    scale = np.sqrt(max((p**2).sum(1).max(), (q**2).sum(1).max())) or 1.0
-    p, q, x = p / scale, q / scale, (pred - p_middle) / scale
+    x = pred - p_middle
+    scale = max(np.hypot(*points.T).max() for points in (p, q, x)) or 1.0
+    p, q, x = p / scale, q / scale, x / scale
     moved = x + _entropic_map(x, p, p_mass, q, q_mass) - _entropic_map(x, p, p_mass, p, p_mass)
     return _nearest_on_outline(moved * scale + q_middle, gt)
 

@@ -144,6 +144,7 @@ def test_extremes_are_four_coordinates_of_the_enclosing_box(bins):
 @example(SHAPE, [5] * 6)
 @example([0, 0, 999, 999, 0, 0], [999, 0, 0, 999, 500, 500])
 @example([0, 0] * 50 + [999, 999], [999, 999] * 50 + [0, 0])  # as far from their middles as can be
+@example([0, 0, 1, 0, 1, 1] * 200 + [999, 999, 0, 1], [3, 3, 4, 3, 4, 4])  # an outlier that is not among the samples
 def test_targets_of_anything_are_bins(predicted, wanted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
