@@ -82,10 +82,20 @@ def _convert(row: dict, place: str, builder: RecordBuilder) -> Iterator[Detectio
         raise ValueError(f"{place}: objects.bbox_type = {box_type!r}: must be one of {', '.join(BOX_TYPES)}.")
     boxes = need(objects, "bbox", list, f"{place}: objects.")
     image_ids = objects.get("image_id") or []
+    if not isinstance(image_ids, list):
+        raise ValueError(f"{place}: objects.image_id = {shorten(image_ids)}: must be a list, an image for each box.")
     image_ids = [*image_ids, *[0] * (len(boxes) - len(image_ids))]  # as ms-swift does
+    for index, image_id in enumerate(image_ids[: len(boxes)]):
+        if type(image_id) is not int or not 0 <= image_id < len(paths):
+            raise ValueError(f"{place}: objects.image_id[{index}] = {image_id!r}: the line has {len(paths)} images.")
+    if not paths:
+        builder.report.notes["line without images"] += 1
     refs = _refs_of_boxes(row, objects, len(boxes), place)
     for image_index, path in enumerate(paths):
         mine = [index for index, image_id in enumerate(image_ids[: len(boxes)]) if image_id == image_index]
+        if len(paths) > 1 and not mine:
+            builder.report.notes["image without boxes beside others, left out"] += 1
+            continue
         image = builder.find(path, place, len(mine))
         if image is None:
             continue
@@ -101,9 +111,6 @@ def _convert(row: dict, place: str, builder: RecordBuilder) -> Iterator[Detectio
                 values = tuple(round(value * side, DECIMALS) for value, side in zip(values, sides, strict=True))
             named.append((refs[index], values))
         yield builder.record(image, named)
-    for index, image_id in enumerate(image_ids[: len(boxes)]):
-        if type(image_id) is not int or not 0 <= image_id < len(paths):
-            raise ValueError(f"{place}: objects.image_id[{index}] = {image_id!r}: the line has {len(paths)} images.")
 
 
 def _image_names(row: dict, place: str) -> list[str]:

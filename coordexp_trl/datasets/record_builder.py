@@ -82,6 +82,7 @@ class RecordBuilder:
         self._skip_missing_images = skip_missing_images
         self._check_convention = check_convention
         self._convention = convention
+        self._met: set[Path] = set()
         self._boxes = array("d")  # x1, y1, x2, y2, width, height of each finite box
 
     def path_of(self, name: str, place: str) -> Path:
@@ -126,6 +127,9 @@ class RecordBuilder:
         problem = None if stated is None else size_problem(path, size, stated)
         if problem is not None:
             raise ValueError(f"{place}: {path}: {problem}")
+        if path in self._met:
+            self.report.notes["image in a further record"] += 1
+        self._met.add(path)
         return FoundImage(path, *size, place)
 
     def drop(self, reason: str, count: int = 1) -> None:
@@ -197,19 +201,20 @@ class RecordBuilder:
             self._boxes.extend((*box, image.width, image.height))
             clipped, geometry_problem = clip_box(box, image.width, image.height)
             problem = problem or geometry_problem
-        polygons = []
-        if problem is None and len(values) > 4:
+        parts: list[list[float]] = []
+        is_polygon = len(values) > 4
+        if problem is None and is_polygon:
             polygons, unusable = polygon_parts([list(values)], image.place)
-            problem = "degenerate polygon" if unusable else None
+            parts = [part for polygon in polygons for part in clip_polygon(polygon, image.width, image.height)]
+            problem = "degenerate polygon" if unusable else None if parts else "polygon outside the image"
         if problem is not None:
             report.dropped[problem] += 1
             return None
         if max(abs(new - old) for new, old in zip(clipped, box, strict=True)) > BORDER_TOLERANCE:
-            report.notes[f"{'polygon' if polygons else 'box'} clipped to the image"] += 1
+            report.notes[f"{'polygon' if is_polygon else 'box'} clipped to the image"] += 1
         report.objects_out += 1
-        parts = [part for polygon in polygons for part in clip_polygon(polygon, image.width, image.height)]
         if len(parts) == 1:
             return DetectionObject(desc, poly=parts[0])
-        if polygons:
+        if is_polygon:
             report.notes["box written for a polygon that its image cuts into pieces"] += 1
         return DetectionObject(desc, clipped)
