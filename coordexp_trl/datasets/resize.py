@@ -9,8 +9,8 @@ import contextlib
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +21,12 @@ from coordexp_trl.datasets.relocation import check_out, relocate
 from coordexp_trl.datasets.resize_journal import ResizeJournal
 from coordexp_trl.datasets.resize_settings import ResizeSettings
 from coordexp_trl.datasets.resize_worker import ResizedImage, ResizeJob, resize_image
-from coordexp_trl.datasets.rounding import interleave, round_axis, round_side
+from coordexp_trl.datasets.rounding import round_axis, round_side
 from coordexp_trl.records import DetectionObject, DetectionRecord, RecordError, iter_records, write_records
 from coordexp_trl.workers import map_in_processes, resolve_num_workers
 
 _MAX_LISTED = 5
+_KEPT_SIZE = 2**25  # bytes of a file whose records stay in memory; larger ones are read twice
 
 
 def resize_object(item: DetectionObject, old: tuple[int, int], new: tuple[int, int]) -> DetectionObject:
@@ -44,16 +45,30 @@ def resize_object(item: DetectionObject, old: tuple[int, int], new: tuple[int, i
     """
     if item.bins is not None:
         return item
-    values = item.bbox_2d or item.poly
-    xs = [x * (new[0] / old[0]) for x in values[::2]]
-    ys = [y * (new[1] / old[1]) for y in values[1::2]]
+    scale_x, scale_y = new[0] / old[0], new[1] / old[1]
     if item.bbox_2d is not None:
-        return DetectionObject(item.desc, bbox_2d=interleave(round_side(*xs, new[0]), round_side(*ys, new[1])))
+        x1, y1, x2, y2 = item.bbox_2d
+        x1, x2 = round_side(x1 * scale_x, x2 * scale_x, new[0])
+        y1, y2 = round_side(y1 * scale_y, y2 * scale_y, new[1])
+        return DetectionObject(item.desc, bbox_2d=(x1, y1, x2, y2))
+    xs = [x * scale_x for x in item.poly[::2]]
+    ys = [y * scale_y for y in item.poly[1::2]]
     points = list(zip(round_axis(xs, new[0]), round_axis(ys, new[1]), strict=True))
     distinct = [point for point, before in zip(points, points[-1:] + points, strict=False) if point != before]
-    return DetectionObject(
-        item.desc, poly=[value for point in (distinct if len(distinct) >= 3 else points) for value in point]
-    )
+    if len(distinct) >= 3:
+        points = distinct
+    return DetectionObject(item.desc, poly=[value for point in points for value in point])
+
+
+@dataclass
+class _FileRecords:
+    """The records of a file, read anew by every loop."""
+
+    data: Path
+    image_root: str | Path | None
+
+    def __iter__(self) -> Iterator[DetectionRecord]:
+        return iter_records(self.data, self.image_root)
 
 
 class _Planned(NamedTuple):
@@ -107,8 +122,11 @@ def resize_records(
     num_workers = resolve_num_workers(num_workers)
     data, out = Path(data), output_file(data, out)
     check_out(data, out)
-    records = tqdm(iter_records(data, image_root), desc="Reading", unit="record", disable=not show_progress)
-    plan = _plan(records, settings)
+    records: Iterable[DetectionRecord] = _FileRecords(data, image_root)
+    if data.is_file() and data.stat().st_size <= _KEPT_SIZE:
+        records = list(records)
+    bar = tqdm(records, desc="Reading", unit="record", disable=not show_progress)
+    plan = _plan(bar, settings)
     folder = out.parent / "images" / out.stem
     _check_folder(folder, plan)
     names = _image_names(list(plan))
@@ -123,9 +141,9 @@ def resize_records(
         if journal.finished:
             report.notes["images finished before"] = len(journal.finished)
         images = _ResizedImages(plan, names, folder, journal, settings.quality, num_workers, show_progress)
-        records = _resized(iter_records(data, image_root), plan, images, out, report, skip_bad_images)
+        resized = _resized(records, plan, images, out, report, skip_bad_images)
         with contextlib.closing(images):
-            report.images = write_records(records, out)
+            report.images = write_records(resized, out)
     finally:
         journal.close()
     report.check()
@@ -142,7 +160,7 @@ def _source(record: DetectionRecord) -> str:
     return os.path.abspath(os.path.join(record.root or "", record.images[0]))
 
 
-def _plan(records: Iterator[DetectionRecord], settings: ResizeSettings) -> dict[str, _Planned]:
+def _plan(records: Iterable[DetectionRecord], settings: ResizeSettings) -> dict[str, _Planned]:
     plan: dict[str, _Planned] = {}
     for record in records:
         size = (record.width, record.height)
@@ -257,7 +275,7 @@ def _list_problems(problems: dict[str, str], num_images: int) -> str:
 
 
 def _resized(
-    records: Iterator[DetectionRecord],
+    records: Iterable[DetectionRecord],
     plan: dict[str, _Planned],
     images: _ResizedImages,
     out: Path,

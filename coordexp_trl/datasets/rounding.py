@@ -17,7 +17,7 @@ def round_side(low: float, high: float, limit: int) -> tuple[int, int]:
     ((3, 4), (31, 32))
     ```
     """
-    low, high = (min(max(round(value), 0), limit) for value in (low, high))
+    low, high = min(max(round(low), 0), limit), min(max(round(high), 0), limit)
     if high > low:
         return low, high
     return (low, low + 1) if 2 * low < limit else (low - 1, low)

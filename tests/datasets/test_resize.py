@@ -552,3 +552,14 @@ def test_real_photographs(shared_data, tmp_path):
         x1, y1, x2, y2 = after.objects[0].bbox_2d
         assert abs(x1 - 0.25 * after.width) <= 0.5 and abs(x2 - 0.75 * after.width) <= 0.5
         assert abs(y1 - 0.25 * after.height) <= 0.5 and abs(y2 - 0.75 * after.height) <= 0.5
+
+
+def test_a_large_file_is_read_twice_instead_of_kept(data, monkeypatch):
+    for index in range(4):
+        data.add(f"{index}.jpg", picture(), [DetectionObject("a", (1, 2, 30, 40))])
+    data.resize()
+    before = data.written()
+    shutil.rmtree(data.root / "out")
+    monkeypatch.setattr("coordexp_trl.datasets.resize._KEPT_SIZE", 10)
+    data.resize()
+    assert data.written() == before
