@@ -47,6 +47,8 @@ class LvisSettings:
         geometry (`str`, *optional*, defaults to `"polygon"`):
             What is written of an annotation: `"box"`, `"polygon"` (the box if it has several) or `"parts"` (an object
             a polygon), see [`convert_lvis`].
+        rename (`str` or `Path`, *optional*):
+            JSON or YAML file that maps category names to descriptions, see [`Renames`].
         annotations (`dict[str, str | Path]`, *optional*):
             Annotation files by split, instead of those below `raw_root`.
         images (`str` or `Path`, *optional*):
@@ -69,6 +71,7 @@ class LvisSettings:
     tiny: int = 256
     splits: tuple[str, ...] = SPLITS
     geometry: str = "polygon"
+    rename: str | Path | None = None
     annotations: dict[str, str | Path] | None = None
     images: str | Path | None = None
     skip_missing_images: bool = False
@@ -177,13 +180,14 @@ def _converted(
     steps = settings.folder / ".steps"
     out, stamp, raw = steps / f"{split}.jsonl", steps / f"{split}.json", steps / f"{split}.raw.jsonl"
     stat = annotations.stat()
+    rename = None if settings.rename is None else Path(settings.rename).read_bytes()
     options = {"geometry": settings.geometry, "skip_missing_images": settings.skip_missing_images}
-    inputs = (str(annotations.resolve()), stat.st_size, stat.st_mtime_ns, str(images.resolve()))
+    inputs = (str(annotations.resolve()), stat.st_size, stat.st_mtime_ns, str(images.resolve()), rename)
     key = hashlib.sha256(repr((inputs, options, settings.poly_max_points)).encode()).hexdigest()
     known = _read_stamp(stamp)
     if known.get("key") == key and out.is_file() and out.stat().st_size == known["bytes"]:
         return out, ConversionReport(**{k: Counter(v) if type(v) is dict else v for k, v in known["report"].items()})
-    report = convert_lvis(annotations, images, raw, **options)
+    report = convert_lvis(annotations, images, raw, rename=settings.rename, **options)
     simplified = ConversionReport()
     records = tqdm(iter_records(raw), desc="Simplifying", unit="record", disable=not show_progress)
     simplified.images = write_records(_simplified(records, settings.poly_max_points, simplified), out)

@@ -201,7 +201,7 @@ class TestAgain:
         raw.prepare()
         assert raw.written() == expected
 
-    @pytest.mark.parametrize("change", ["annotations", "poly_max_points", "geometry", "stamp", "records"])
+    @pytest.mark.parametrize("change", ["annotations", "poly_max_points", "geometry", "rename", "stamp", "records"])
     def test_what_changed_is_made_again(self, raw, change):
         annotations = raw.write("val")
         raw.prepare(splits=("val",))
@@ -211,6 +211,9 @@ class TestAgain:
             content = json.loads(annotations.read_text())
             content["annotations"].pop()
             annotations.write_text(json.dumps(content))
+        elif change == "rename":
+            options = {"rename": raw.root / "rename.json"}
+            options["rename"].write_text('{"cat": "kitten"}')
         elif change == "stamp":
             (raw.out / ".steps" / "val.json").write_text('{"key": ')
         elif change == "records":
@@ -218,6 +221,8 @@ class TestAgain:
         else:
             options = {"poly_max_points": 6} if change == "poly_max_points" else {"geometry": "box"}
         raw.prepare(splits=("val",), **options)
+        if change == "rename":
+            assert read_records(raw.out / "val_tiny.coord.jsonl")[0].objects[0].desc == "kitten"
         assert (raw.written() == before) == (change in ("stamp", "records"))
 
 

@@ -47,6 +47,7 @@ def register(commands: argparse._SubParsersAction) -> None:
         help="polygon: one object an annotation, its box if it has several polygons; box: all boxes; parts: an object "
         "a polygon",
     )
+    parser.add_argument("--rename", metavar="FILE", help="JSON or YAML file that maps category names to descriptions")
     parser.add_argument("--quality", type=int, default=95, metavar="N", help="quality of JPEG files, 1 to 100")
     parser.add_argument("--skip-missing-images", action="store_true", help="count and leave out images without a file")
     parser.add_argument("--skip-bad-images", action="store_true", help="count and leave out undecodable images")
@@ -74,6 +75,7 @@ def _run(args: argparse.Namespace) -> None:
         annotations={split: file for split, file in given.items() if file is not None},
         images=args.images,
         geometry=args.geometry,
+        rename=args.rename,
         skip_missing_images=args.skip_missing_images,
         skip_bad_images=args.skip_bad_images,
     )
