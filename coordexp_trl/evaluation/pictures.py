@@ -13,7 +13,7 @@ from coordexp_trl.evaluation.curves import plot_curves
 from coordexp_trl.evaluation.f1 import match_detections
 from coordexp_trl.records import DetectionObject
 
-__all__ = ["draw_overlay", "plot_curves", "save_overlays"]
+__all__ = ["draw_objects", "draw_overlay", "plot_curves", "save_overlays"]
 
 Box = tuple[float, float, float, float]
 
@@ -25,6 +25,7 @@ COLORS = {
 }
 _BACKGROUND = (28, 28, 32)
 _TEXT = (235, 235, 235)
+_OUTLINE = (255, 225, 60)
 _MIN_SIDE, _MAX_SIDE = 384, 1024  # of a panel, in pixels; images are scaled to lie between
 _GAP = 8
 
@@ -101,6 +102,34 @@ def draw_overlay(
     return canvas
 
 
+def draw_objects(
+    image: Image.Image, objects: Sequence[DetectionObject], title: str = "", grid: CoordinateGrid | None = None
+) -> Image.Image:
+    """
+    Draws the objects of a record over its image: boxes, polygons with their vertices, and labels.
+
+    Args:
+        image (`PIL.Image.Image`):
+            The image that the objects describe.
+        objects (`Sequence[DetectionObject]`):
+            The objects, in pixels or bins.
+        title (`str`, *optional*, defaults to `""`):
+            Text above the image.
+        grid ([`CoordinateGrid`], *optional*):
+            Grid of objects in bins. Defaults to 1000 bins.
+
+    Returns:
+        `PIL.Image.Image`: an RGB picture.
+    """
+    grid = grid or CoordinateGrid()
+    boxes = [item.pixel_box(*image.size, grid) for item in objects]
+    outcomes = [("GT", box, item.desc) for box, item in zip(boxes, objects, strict=True)]
+    outlines = [_vertices(item, image.size, grid) for item in objects if item.is_polygon]
+    font = ImageFont.load_default(13 if len(outcomes) <= 40 else 10)
+    legend = [(" ".join(title.split()), _TEXT), (f"{len(outcomes)} objects", COLORS["GT"])]
+    return _panel(image, outcomes, legend, font, outlines)
+
+
 def save_overlays(overlays: Sequence[Image.Image], path: str | os.PathLike, columns: int | None = None) -> Path:
     """
     Saves pictures as one contact sheet.
@@ -136,19 +165,33 @@ def save_overlays(overlays: Sequence[Image.Image], path: str | os.PathLike, colu
     return path
 
 
+def _vertices(item: DetectionObject, size: tuple[int, int], grid: CoordinateGrid) -> list[tuple[float, float]]:
+    """The vertices of a polygon in pixels."""
+    if item.poly is not None:
+        return list(zip(item.poly[::2], item.poly[1::2], strict=True))
+    points = zip(item.bins[::2], item.bins[1::2], strict=True)
+    return [tuple(value) for value in grid.bins_to_pixels([point * 2 for point in points], *size)[:, :2].tolist()]
+
+
 def _panel(
     image: Image.Image,
     outcomes: list[tuple[str, Box, str]],
     legend: list[tuple[str, tuple[int, int, int]]],
     font: ImageFont.FreeTypeFont,
+    outlines: Sequence[list[tuple[float, float]]] = (),
 ) -> Image.Image:
-    """One copy of the image with boxes `(kind, box, label)` below a line of coloured words."""
+    """One copy of the image with boxes `(kind, box, label)` and polygons below a line of coloured words."""
     longest = max(image.size)
     scale = min(max(_MIN_SIDE, longest), _MAX_SIDE) / longest
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
     picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
     factors = (size[0] / image.width, size[1] / image.height) * 2
+    for vertices in outlines:
+        points = [(x * factors[0], y * factors[1]) for x, y in vertices]
+        draw.line([*points, points[0]], fill=_OUTLINE, width=2)
+        for x, y in points:
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_OUTLINE)
     scaled = []
     for kind, box, label in outcomes:
         x1, y1, x2, y2 = (value * factor for value, factor in zip(box, factors, strict=True))
