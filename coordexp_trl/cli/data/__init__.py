@@ -3,10 +3,10 @@
 
 import argparse
 
-from coordexp_trl.cli.data import convert, export, lvis, resize, sample, shapes, show, stats, tokens
+from coordexp_trl.cli.data import convert, export, lvis, resize, sample, shapes, show, stats, tokens, validate
 from coordexp_trl.cli.parser import add_group
 
-COMMANDS = (shapes, convert, export, resize, tokens, sample, stats, show, lvis)
+COMMANDS = (shapes, convert, export, resize, tokens, sample, validate, stats, show, lvis)
 
 
 def register(commands: argparse._SubParsersAction) -> None:

@@ -3,6 +3,7 @@
 
 import argparse
 
+from coordexp_trl.cli.data.checkpoint import load_protocols
 from coordexp_trl.cli.parser import add_command
 from coordexp_trl.tables import print_table
 
@@ -29,7 +30,8 @@ def register(commands: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> None:
     from coordexp_trl.datasets.statistics import dataset_statistics
 
-    protocols = _protocols(args.model, args.protocol) if args.model else []
+    names = ("tags", "json") if args.protocol == "both" else (args.protocol,)
+    protocols = load_protocols(args.model, names)
     found = dataset_statistics(args.data, protocols, args.geometry)
     if args.json:
         import json
@@ -58,12 +60,3 @@ def _run(args: argparse.Namespace) -> None:
         )
     if not protocols:
         print("token lengths and a max_completion_length: give --model, a checkpoint with coordinate tokens")
-
-
-def _protocols(model: str, chosen: str) -> list:
-    from transformers import AutoTokenizer
-
-    from coordexp_trl.protocols import get_protocol
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    return [get_protocol(name, tokenizer) for name in (("tags", "json") if chosen == "both" else (chosen,))]
