@@ -172,3 +172,15 @@ def test_the_command(validate, tmp_path, capsys):
     assert main(["data", "validate", path, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)[0]["errors"] == {"image size": 3}
     assert main(["data", "validate", str(tmp_path / "no.jsonl")]) == 2
+
+
+@pytest.mark.shared_data
+def test_real_data_is_clean(shared_data, tmp_path):
+    voc, coco = shared_data / "bccd", shared_data / "coco_permissive"
+    convert = ["data", "convert"]
+    cells, scenes = str(tmp_path / "cells.jsonl"), str(tmp_path / "scenes.jsonl")
+    options = ["--annotations", str(voc / "Annotations"), "--images", str(voc / "JPEGImages"), "--out", cells]
+    assert main([*convert, "voc", *options]) == 0
+    options = ["--annotations", str(coco / "instances_val2017.json"), "--images", str(coco / "images" / "val2017")]
+    assert main([*convert, "coco", *options, "--geometry", "polygon", "--out", scenes]) == 0
+    assert main(["data", "validate", cells, scenes, "--strict"]) == 0
