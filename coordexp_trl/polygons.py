@@ -20,7 +20,7 @@ MAX_CROSSED_VERTICES = 128  # of a polygon that crosses itself, whose crossings 
 MAX_TRANSPORTED_VERTICES = 128
 OUTLINE_SAMPLES = 64
 VERTEX_SHARE = 0.75  # of the mass, where both polygons have as many vertices
-# Squared length, the longest distance of a point from the middle of its outline being 1: no entry of the kernel is below
+# Squared length, the longest distance of a point from the middle of its outline being 1: no kernel entry is below
 # exp(-4 / 0.01) = 1e-174, which a float64 can hold
 REGULARIZATION = 0.01
 MAX_ITERATIONS = 100
@@ -81,7 +81,7 @@ def outline_targets(pred: Points, gt: Points) -> np.ndarray:
     """
     The point on the outline of `gt` that corresponds to each vertex of `pred`.
 
-    With `P` and `Q` the outlines as distributions, a share `0.75 · min(n, m) / max(n, m)` of their mass on vertices and
+    With `P` and `Q` the outlines as distributions, a share `0.75 · min(n, m) / max(n, m)` of the mass on vertices and
     the rest along the edges, and `T` the barycentric projection of the Sinkhorn plan for squared distances,
 
         y_i = nearest point of the outline of gt to  x_i + T_PQ(x_i) - T_PP(x_i),
