@@ -23,7 +23,7 @@ VERTEX_SHARE = 0.75  # of the mass, where both polygons have as many vertices
 # Squared length, the longest distance of a point from the middle of its outline being 1: no kernel entry is below
 # exp(-4 / 0.01) = 1e-174, which a float64 can hold
 REGULARIZATION = 0.01
-MAX_ITERATIONS = 100
+MAX_ITERATIONS = 40
 
 Points = np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
@@ -93,7 +93,7 @@ def outline_targets(pred: Points, gt: Points) -> np.ndarray:
     https://huggingface.co/papers/1810.08278): a polygon compared with itself, or with itself shifted, gets exactly its
     own vertices. Neither the order nor the direction of the vertices matters.
 
-    Beyond 128 vertices a polygon is represented by 128, evenly chosen, and Sinkhorn stops after 100 iterations, so the
+    Beyond 128 vertices a polygon is represented by 128, evenly chosen, and Sinkhorn stops after 40 iterations, so the
     time grows linearly with the number of vertices.
 
     Args:
