@@ -12,7 +12,8 @@ class CommandParser(argparse.ArgumentParser):
     Parser of a command, or of a group of commands if [`CommandParser.add_commands`] was called.
 
     Options may be written with dashes or underscores (`--num-images`, `--num_images`), but not abbreviated: an option
-    that does not exist is an error that names the nearest one.
+    that does not exist is an error that names the nearest one. A positional argument may be written as an option too
+    (`--data FILE`).
     """
 
     def __init__(self, **kwargs) -> None:
@@ -45,14 +46,17 @@ class CommandParser(argparse.ArgumentParser):
             self.error(f"unknown {kind} {name!r}{_nearest(name, known)} Commands: {', '.join(commands)}.")
 
     def _check_options(self, args: list[str]) -> list[str]:
-        """Writes option names with dashes, and stops at an unknown one."""
-        checked = []
+        """Writes option names with dashes, takes positional arguments by name, and stops at an unknown option."""
+        checked, positionals = [], {action.dest for action in self._get_positional_actions()}
         for position, argument in enumerate(args):
             if argument == "--":
                 return checked + args[position:]
             if argument.startswith("--"):
                 name, equals, value = argument.partition("=")
                 name = name.replace("_", "-")
+                if name.removeprefix("--") in positionals:
+                    checked += [value] if equals else []
+                    continue
                 if name not in self._option_string_actions:
                     self.error(f"unknown option {name!r}{_nearest(name, self._option_string_actions)}")
                 argument = name + equals + value

@@ -51,7 +51,7 @@ def test_convert_and_export(folder, capsys, name):
     assert record.images == ("img/a.jpg",) and record.objects[0].poly == tuple(SQUARE)
     assert ("neg_category_ids" in record.metadata) == (name == "lvis")
 
-    status, out, _ = run(capsys, "export", "coco", "--data", "a.jsonl", "--out", "b.json", "--images", "img")
+    status, out, _ = run(capsys, "export", "coco", "a.jsonl", "--out", "b.json", "--images", "img")
     assert not status and "wrote b.json" in out
     content = json.loads((folder / "b.json").read_text())
     assert content["images"][0]["file_name"] == "a.jpg" and content["images"][0]["id"] == 7

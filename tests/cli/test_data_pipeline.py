@@ -39,7 +39,7 @@ def data(tmp_path):
 
 def test_resize_tokens_and_sample(capsys, data, tmp_path):
     out_file = tmp_path / "out" / "a.jsonl"
-    argv = ["data", "resize", "--data", data, "--num_workers", 1]
+    argv = ["data", "resize", data, "--num_workers", 1]
     status, out, err = run(capsys, *argv, "--out", tmp_path / "out")
     assert status == 0 and out.endswith(f"wrote {out_file}\n") and "Resizing" in err
     assert counts(out) == {"images": 4, "objects in": 4, "objects out": 4}
@@ -76,7 +76,7 @@ def test_resize_tokens_and_sample(capsys, data, tmp_path):
 def test_image_root(capsys, data, tmp_path):
     moved = data.rename(tmp_path / "a.jsonl")
     root = ["--image-root", tmp_path / "in"]
-    assert run(capsys, "data", "resize", "--data", moved, "--out", tmp_path / "out", "--num-workers", 1, *root)[0] == 0
+    assert run(capsys, "data", "resize", moved, "--out", tmp_path / "out", "--num-workers", 1, *root)[0] == 0
     check_images(read_records(tmp_path / "out" / "a.jsonl"), show_progress=False)
     assert run(capsys, "data", "tokens", moved, *root)[0] == 0
     assert run(capsys, "data", "sample", moved, "--num", 2, *root)[0] == 0
@@ -85,7 +85,7 @@ def test_image_root(capsys, data, tmp_path):
 
 
 def test_mistakes_are_one_line(capsys, data, tmp_path):
-    resize = ["data", "resize", "--data", data, "--out", tmp_path / "out", "--num-workers", 1]
+    resize = ["data", "resize", data, "--out", tmp_path / "out", "--num-workers", 1]
     assert "factor = 0" in run(capsys, *resize, "--factor", 0)[2]
     assert "no such file" not in run(capsys, *resize)[2]
     (data.parent / "2.jpg").unlink()
@@ -180,3 +180,10 @@ class TestLvis:
         assert status == 0 and counts(out)["dropped: image missing"] == 1
         (record,) = read_records(tmp_path / "rescale_32_768" / "val.jsonl")
         assert record.objects[0].bbox_2d == (10, 8, 58, 47)
+
+
+@pytest.mark.parametrize("written", [["{}"], ["--data", "{}"], ["--data={}"]])
+def test_the_records_may_be_given_by_name_too(capsys, data, tmp_path, written):
+    argv = [item.format(data) for item in written]
+    assert run(capsys, "data", "sample", *argv, "--num", 1, "--out", tmp_path / "one.jsonl")[0] == 0
+    assert len(read_records(tmp_path / "one.jsonl")) == 1

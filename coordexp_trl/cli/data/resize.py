@@ -10,7 +10,7 @@ from coordexp_trl.tables import print_table
 def register(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
     parser = add_command(commands, "resize", "resize images and geometry to the sizes of Qwen's image processor", _run)
-    parser.add_argument("--data", metavar="FILE.jsonl", help="records to resize", required=True)
+    parser.add_argument("data", metavar="FILE.jsonl", help="records to resize")
     parser.add_argument(
         "--out",
         metavar="DIR|FILE.jsonl",

@@ -10,7 +10,7 @@ from coordexp_trl.tables import print_table
 def register(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
     parser = add_command(commands, "coco", "export detection records as COCO instances", _run)
-    parser.add_argument("--data", metavar="FILE.jsonl", help="detection records", required=True)
+    parser.add_argument("data", metavar="FILE.jsonl", help="detection records")
     parser.add_argument("--out", metavar="FILE.json", help="file to write", required=True)
     parser.add_argument(
         "--image-root",

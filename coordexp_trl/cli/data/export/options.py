@@ -9,7 +9,7 @@ from coordexp_trl.cli.parser import CommandParser
 
 def add_shared(parser: CommandParser, image_paths: str) -> None:
     """Adds the options of every exporter that writes one line an image; `image_paths` is a default."""
-    parser.add_argument("--data", metavar="FILE.jsonl", help="detection records", required=True)
+    parser.add_argument("data", metavar="FILE.jsonl", help="detection records")
     parser.add_argument("--out", metavar="FILE.jsonl", help="file to write", required=True)
     parser.add_argument(
         "--image-root",
