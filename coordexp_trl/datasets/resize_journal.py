@@ -1,11 +1,11 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Which images of a folder are finished, so that a run that was cut short goes on where it stopped."""
 
-import fcntl
-import json
 import os
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from coordexp_trl.journal import Journal, lock_folder
 
 JOURNAL = ".resized.jsonl"
 
@@ -37,48 +37,34 @@ class ResizeJournal:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], wanted: dict[str, str]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(folder)
         self._folder, self._wanted = folder, wanted
-        self._lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise ValueError(f"{folder}: another run writes into this folder. Wait for it, or end it.") from error
         self.finished: dict[str, str] = {}
         self.removed = 0
         self._header = {"settings": settings}
-        self._lines = self._read()
-        self._write()
-        self._file = open(folder / JOURNAL, "a", encoding="utf-8")
+        self._journal = Journal(folder / JOURNAL)
+        self._lines = self._read(self._journal.lines)
+        self._begin()
 
     def add(self, name: str, suffix: str, num_bytes: int) -> None:
         """Notes that an image is finished."""
         line = {"name": name, "suffix": suffix, "bytes": num_bytes, "source": self._wanted[name]}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._journal.add(line)
         self._lines[name] = line
         self.finished[name] = suffix
 
     def close(self) -> None:
         """Ends the writing and unlocks the folder."""
-        self._file.close()
-        self._write()
+        self._begin()
+        self._journal.close()
         os.close(self._lock)
 
-    def _write(self) -> None:
+    def _begin(self) -> None:
         """Writes all lines in the order of the wanted images, whatever run finished them."""
-        lines = [self._header, *(self._lines[name] for name in self._wanted if name in self._lines)]
-        temporary = self._folder / f"{JOURNAL}.tmp"
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(temporary, self._folder / JOURNAL)
+        self._journal.begin([self._header, *(self._lines[name] for name in self._wanted if name in self._lines)])
 
-    def _read(self) -> dict[str, dict[str, Any]]:
+    def _read(self, lines: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Returns the lines that still hold; removes the images of the others."""
-        path = self._folder / JOURNAL
-        if not path.exists():
-            return {}
-        lines = [_parse(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
         same_settings = bool(lines) and lines[0] == self._header
         kept: dict[str, dict[str, Any]] = {}
         for line in lines[1:]:
@@ -94,11 +80,3 @@ class ResizeJournal:
                 self.removed += file.is_file()
                 file.unlink(missing_ok=True)
         return kept
-
-
-def _parse(line: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(line)
-    except ValueError:
-        return {}
-    return parsed if isinstance(parsed, dict) else {}

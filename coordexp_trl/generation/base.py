@@ -9,6 +9,8 @@ import torch
 
 from coordexp_trl.generation.image_features import ImageFeatures
 from coordexp_trl.generation.prompts import Prompt
+from coordexp_trl.protocols import ParsedCompletion
+from coordexp_trl.protocols import Protocol as ObjectProtocol
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class SamplingConfig:
             filters).
         coord_logits (`bool`, *optional*, defaults to `False`):
             Whether to return the logits of the coordinate tokens wherever a coordinate token was written.
+        top_logprobs (`int`, *optional*, defaults to `0`):
+            With vLLM, which returns no logits: `coord_logits` are made of the log-probabilities of this many likeliest
+            tokens, and all other coordinates have probability 0.
         generation_kwargs (`dict[str, Any]`, *optional*):
             Passed to the engine's own configuration; they override the fields above.
     """
@@ -52,10 +57,12 @@ class SamplingConfig:
     num_generations: int = 1
     logprobs: bool = False
     coord_logits: bool = False
+    top_logprobs: int = 0
     generation_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name, lowest in (("max_completion_length", 1), ("num_beams", 1), ("num_generations", 1), ("top_k", 0)):
+        positive = ("max_completion_length", "num_beams", "num_generations")
+        for name, lowest in (*((name, 1) for name in positive), ("top_k", 0), ("top_logprobs", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}.")
         if self.temperature < 0:
@@ -105,6 +112,20 @@ class Rollout:
     finish_reason: str
     logprobs: list[float] | None = None
     coord_logits: torch.Tensor | None = None
+
+    def parse(self, protocol: ObjectProtocol, end_token_id: int) -> ParsedCompletion:
+        """
+        Args:
+            protocol ([`~coordexp_trl.protocols.Protocol`]):
+                Protocol of the completion.
+            end_token_id (`int`):
+                Token that closes a completion which ended by itself; its ids leave it out.
+
+        Returns:
+            [`~coordexp_trl.protocols.ParsedCompletion`]: What was written.
+        """
+        closing = [end_token_id] if self.finish_reason == "stop" else []
+        return protocol.parse(self.completion_ids + closing)
 
 
 class RolloutEngine(Protocol):

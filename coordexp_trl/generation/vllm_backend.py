@@ -34,12 +34,21 @@ class VLLMBackend(VLLMGeneration):
         check_server (`Callable[[VLLMServerClient], int]`):
             Called once the server is up, by the main process; returns its context in tokens, or raises if it serves
             another model (`mode="server"`).
+        sends_weights (`bool`):
+            Whether weights will be sent; without it a server needs no weight transfer.
         kwargs:
             See [`~trl.generation.vllm_generation.VLLMGeneration`].
     """
 
-    def __init__(self, llm_options: dict[str, Any], check_server: Callable[[VLLMServerClient], int], **kwargs: Any):
+    def __init__(
+        self,
+        llm_options: dict[str, Any],
+        check_server: Callable[[VLLMServerClient], int],
+        sends_weights: bool,
+        **kwargs: Any,
+    ):
         self.llm_options = llm_options
+        self.sends_weights = sends_weights
         self.check_server = check_server
         self.server_context: int | None = None
         self._dtypes: list[torch.dtype] | None = None  # of the announced weights
@@ -64,10 +73,12 @@ class VLLMBackend(VLLMGeneration):
             vllm_generation.LLM = llm
 
     def _connect(self) -> int:
-        client = GlooServerClient if self.accelerator.device.type == "cpu" else VLLMServerClient
+        without_nccl = self.sends_weights and self.accelerator.device.type == "cpu"
+        client = GlooServerClient if without_nccl else VLLMServerClient
         self.vllm_client = client(self.server_base_url, self.group_port, self.server_timeout)
         context = self.check_server(self.vllm_client)
-        self.vllm_client.init_communicator(device=self.accelerator.device)
+        if self.sends_weights:
+            self.vllm_client.init_communicator(device=self.accelerator.device)
         return context
 
     def sync_weights(self) -> None:

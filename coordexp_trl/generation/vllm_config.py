@@ -2,7 +2,11 @@
 """Options of rollouts by vLLM."""
 
 from dataclasses import dataclass, field
+from importlib.metadata import requires
 from typing import Any
+
+from packaging.requirements import Requirement
+from trl.import_utils import is_vllm_available
 
 from coordexp_trl.generation.base import SamplingConfig
 
@@ -163,5 +167,26 @@ def check_vllm_sampling(sampling: SamplingConfig) -> None:
     for name, instead in (("n", "num_generations"), ("seed", "the trainer's seed: this one would repeat itself")):
         if name in sampling.generation_kwargs:
             raise ValueError(f"generation_kwargs[{name!r}] is not available with use_vllm. Use {instead}.")
-    if sampling.coord_logits:
+    if sampling.coord_logits and not sampling.top_logprobs:
         raise ValueError("coord_logits is not available with use_vllm: vLLM returns log-probabilities only.")
+
+
+def require_vllm() -> None:
+    """
+    Raises:
+        `ValueError`: If vLLM is not installed, or in a version that this package does not work with.
+    """
+    if not is_vllm_available():
+        raise ValueError('use_vllm=True needs vLLM, which is not installed: pip install "coordexp-trl[vllm]".')
+    from vllm import __version__ as installed
+
+    supported = next(
+        requirement.specifier
+        for requirement in map(Requirement, requires("coordexp-trl"))
+        if requirement.name == "vllm"
+    )
+    if not supported.contains(installed.split("+")[0], prereleases=True):
+        raise ValueError(
+            f"use_vllm=True needs vLLM {supported}, version {installed} is installed: "
+            'pip install "coordexp-trl[vllm]".'
+        )

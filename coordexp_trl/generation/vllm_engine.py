@@ -8,7 +8,7 @@ sent as the processor resized them, so that both sides decide the same number of
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from math import nan
+from math import inf, nan
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ from coordexp_trl.generation.vllm_backend import VLLMBackend
 from coordexp_trl.generation.vllm_config import VLLMConfig, check_vllm_sampling
 
 MIN_BATCHED_TOKENS = 4096
+
+# Of one completion: prompt ids, completion ids, and of each position the log-probabilities of the likeliest tokens,
+# its own among them, with their ids
+Completion = tuple[list[int], list[int], list[list[float | None]] | None, list[list[int]] | None]
 
 
 class VLLMEngine:
@@ -58,6 +62,10 @@ class VLLMEngine:
             Sequences of one generation.
         seed (`int`):
             Seed of the sampling; colocated copies add the number of their group.
+        max_logprobs (`int`, *optional*, defaults to `20`):
+            Most log-probabilities of one token, see [`SamplingConfig`]'s `top_logprobs`; a server has its own limit.
+        sends_weights (`bool`, *optional*, defaults to `True`):
+            Whether [`VLLMEngine.sync`] will be called; without it, a server answers with the weights it has.
     """
 
     def __init__(
@@ -74,8 +82,11 @@ class VLLMEngine:
         max_model_length: int,
         max_num_seqs: int,
         seed: int,
+        max_logprobs: int = 20,
+        sends_weights: bool = True,
     ):
         self.config = config
+        self.bin_of = {token: k for k, token in enumerate(coord_ids.tolist())}
         self.accelerator = accelerator
         self.tokenizer = processor.tokenizer
         self.restore_image = restore_image
@@ -106,11 +117,13 @@ class VLLMEngine:
                 "max_num_batched_tokens": self.batched_tokens,
                 "limit_mm_per_prompt": config.vllm_limit_mm_per_prompt or {"image": 1, "video": 0},
                 "logprobs_mode": "raw_logprobs",  # of the model, before temperature and filters
+                "max_logprobs": max_logprobs,
                 "seed": seed + accelerator.process_index // config.vllm_tensor_parallel_size,
                 # Images come in the size that the training processor chose
                 "mm_processor_kwargs": config.vllm_mm_processor_kwargs or {"do_resize": False},
             },
             check_server=lambda client: client.check_model(checkpoint, tokens, max_model_length),
+            sends_weights=sends_weights,
             model=model,
             accelerator=accelerator,
             processing_class=processor,
@@ -149,7 +162,7 @@ class VLLMEngine:
         images = [self.restore_image(prompt) for prompt in prompts]
         generate = self._generate_here if self.colocated else self._generate_on_server
         completions = generate([prompt.ids for prompt in prompts], images, sampling, options)
-        return [self._rollout(*completion) for completion in completions]
+        return [self._rollout(*completion, sampling) for completion in completions]
 
     def close(self) -> None:
         """
@@ -158,7 +171,7 @@ class VLLMEngine:
         """
         if self.colocated:
             self.backend.llm.llm_engine.engine_core.shutdown()
-        elif self.accelerator.is_main_process:
+        elif self.accelerator.is_main_process and self.backend.sends_weights:
             self.backend.vllm_client.close_communicator()
 
     def _check_length(self, prompt: Prompt, sampling: SamplingConfig) -> None:
@@ -191,23 +204,23 @@ class VLLMEngine:
 
     def _generate_here(
         self, prompt_ids: list[list[int]], images: list[Image.Image], sampling: SamplingConfig, options: dict[str, Any]
-    ) -> Iterator[tuple[list[int], list[int], list[float] | None]]:
+    ) -> Iterator[Completion]:
         backend, copies = self.backend, sampling.num_generations
         for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length"):
             setattr(backend, name, getattr(sampling, name))
-        backend.logprobs = 0 if sampling.logprobs else None
+        backend.logprobs = _num_logprobs(sampling)
         backend.generation_kwargs = options
         short = [collapse_runs(ids, self.image_token_id) for ids in prompt_ids]
-        seen, completions, logprobs, _ = backend.generate(
+        seen, completions, *likeliest = backend.generate(
             [ids for ids in short for _ in range(copies)],
             [[image] for image in images for _ in range(copies)],
             num_generations=copies,
         )
-        return zip(seen, completions, logprobs or [None] * len(seen), strict=True)
+        return zip(seen, completions, *(values or [None] * len(seen) for values in likeliest), strict=True)
 
     def _generate_on_server(
         self, prompt_ids: list[list[int]], images: list[Image.Image], sampling: SamplingConfig, options: dict[str, Any]
-    ) -> Iterator[tuple[list[int], list[int], list[float] | None]]:
+    ) -> Iterator[Completion]:
         all_ids, all_images, counts = map(gather_object, (prompt_ids, images, [len(prompt_ids)]))
         backend, copies = self.backend, sampling.num_generations
 
@@ -226,26 +239,56 @@ class VLLMEngine:
                 top_k=sampling.top_k,
                 min_p=sampling.min_p or 0.0,
                 max_tokens=sampling.max_completion_length,
-                logprobs=0 if sampling.logprobs else None,
+                logprobs=_num_logprobs(sampling),
                 generation_kwargs=options,
             )
-            return output["completion_ids"], output["logprobs"]
+            return output["completion_ids"], output["logprobs"], output["logprob_token_ids"]
 
-        completions, logprobs = on_main_process(self.accelerator, ask)
+        completions, *likeliest = on_main_process(self.accelerator, ask)
         start = sum(counts[: self.accelerator.process_index]) * copies
         mine = slice(start, start + len(prompt_ids) * copies)
         seen = [ids for ids in prompt_ids for _ in range(copies)]
-        return zip(seen, completions[mine], logprobs[mine] if logprobs else [None] * len(seen), strict=True)
+        likeliest = (values[mine] if values else [None] * len(seen) for values in likeliest)
+        return zip(seen, completions[mine], *likeliest, strict=True)
 
-    def _rollout(self, prompt_ids: list[int], ids: list[int], logprobs: list[list[float]] | None) -> Rollout:
+    def _rollout(
+        self,
+        prompt_ids: list[int],
+        ids: list[int],
+        logprobs: list[list[float | None]] | None,
+        candidates: list[list[int]] | None,
+        sampling: SamplingConfig,
+    ) -> Rollout:
         length = next((k for k, token in enumerate(ids) if token in self.eos_token_ids), len(ids))
-        return Rollout(
-            prompt_ids=list(prompt_ids),
-            completion_ids=list(ids[:length]),
-            finish_reason="stop" if length < len(ids) else "length",
-            # One candidate a token, the token itself; a NaN is what a broken model has there, as in the other engine
-            logprobs=None if logprobs is None else [nan if top is None else top for (top,) in logprobs[:length]],
-        )
+        rollout = Rollout(list(prompt_ids), list(ids[:length]), "stop" if length < len(ids) else "length")
+        if logprobs is None:
+            return rollout
+        # A NaN is what a broken model has there, as in the other engine
+        likeliest = [
+            {token: nan if value is None else value for token, value in zip(tokens, values, strict=True)}
+            for tokens, values in zip(candidates[:length], logprobs[:length], strict=True)
+        ]
+        if sampling.logprobs:
+            rollout.logprobs = [top[token] for token, top in zip(rollout.completion_ids, likeliest, strict=True)]
+        if sampling.coord_logits:
+            rollout.coord_logits = self._coord_logits(rollout.completion_ids, likeliest)
+        return rollout
+
+    def _coord_logits(self, ids: list[int], likeliest: list[dict[int, float]]) -> torch.Tensor:
+        """What is known of the coordinate logits: log-probabilities of the likeliest tokens, `-inf` elsewhere."""
+        slots = [top for token, top in zip(ids, likeliest, strict=True) if token in self.bin_of]
+        logits = torch.full((len(slots), len(self.bin_of)), -inf)
+        for row, top in zip(logits, slots, strict=True):
+            known = {self.bin_of[token]: value for token, value in top.items() if token in self.bin_of}
+            row[list(known)] = torch.tensor(list(known.values()))
+        return logits
+
+
+def _num_logprobs(sampling: SamplingConfig) -> int | None:
+    """Log-probabilities a token beside its own; `None` for not even that one."""
+    if sampling.coord_logits:
+        return sampling.top_logprobs
+    return 0 if sampling.logprobs else None
 
 
 def collapse_runs(ids: Sequence[int], token: int) -> list[int]:

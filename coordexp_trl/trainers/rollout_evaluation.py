@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl.distributed import DistributedBackend
 from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
 
+from coordexp_trl.checkpoints import end_token_ids, read_vocabulary
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.datasets.fusion import FusionDataset
 from coordexp_trl.datasets.record_views import JoinedRecords
@@ -40,7 +41,6 @@ from coordexp_trl.trainers.record_checks import (
     prompt_lengths,
     warn_of_cut_rollouts,
 )
-from coordexp_trl.trainers.setup import end_token_ids, read_vocabulary
 
 EvalRecords = Sequence[DetectionRecord] | dict[str, Sequence[DetectionRecord]] | None
 
@@ -149,9 +149,7 @@ class RolloutEvaluationMixin:
 
     def _parse(self, rollouts: list[Rollout]) -> list[ParsedCompletion]:
         with self._timed("parse"):
-            # A completion that ended by itself is closed by the end token that its ids leave out
-            closing = {"stop": [self.end_token_ids[0]], "length": []}
-            return [self.protocol.parse(item.completion_ids + closing[item.finish_reason]) for item in rollouts]
+            return [item.parse(self.protocol, self.end_token_ids[0]) for item in rollouts]
 
     @contextmanager
     def _model_for_generation(self) -> Iterator[PreTrainedModel]:

@@ -1,16 +1,19 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """What is loaded, wrapped and checked before a trainer starts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, TrainingArguments
+from transformers import PreTrainedModel, ProcessorMixin, TrainingArguments
 from trl.trainer.utils import create_model_from_path, get_config_model_id
 
-from coordexp_trl.coordinates import CoordVocabulary
+from coordexp_trl.adapters.loading import base_of_adapter
+from coordexp_trl.adapters.rows import check_token_rows, use_row_lookup, with_token_rows
+from coordexp_trl.checkpoints import check_model_name, check_processor, load_processor, share_padding_token
 
 logger = get_logger(__name__)
 
@@ -21,9 +24,9 @@ def load_model_and_processor(
     """
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Checkpoint or instance.
+            Checkpoint, adapter to be trained further (on the base that it names), or instance.
         processor ([`~transformers.ProcessorMixin`], *optional*):
-            Processor; loaded from the model's checkpoint by default.
+            Processor; loaded from the model's checkpoint by default, from the adapter's folder if it has one.
         args ([`~transformers.TrainingArguments`]):
             Trainer configuration with `model_init_kwargs`.
 
@@ -35,41 +38,43 @@ def load_model_and_processor(
     """
     options: dict[str, Any] = dict(args.model_init_kwargs or {})
     if isinstance(model, str):
-        is_path = model.startswith((".", "/", "~")) or model.count("/") > 1  # a model id has one slash at most
-        if is_path and not Path(model).expanduser().is_dir():
-            raise ValueError(f"model={model!r}: no such folder. Give a checkpoint folder or a model id.")
+        check_model_name(model)
         name, revision = model, options.get("revision")
         if args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
             options["device_map"] = None
-        model = create_model_from_path(model, **options)
+        base = base_of_adapter(model)
+        if base is None:
+            model = create_model_from_path(model, **options)
+        else:
+            model = _load_adapter(name, base, options)
+            name = name if (Path(name).expanduser() / "tokenizer_config.json").is_file() else base
     else:
         name, revision = get_config_model_id(model.config), None
         if options:
             logger.warning("`model_init_kwargs` is ignored: the model is already instantiated.")
     if processor is None:
-        processor = AutoProcessor.from_pretrained(name, revision=revision, padding_side="left")
-    if not isinstance(processor, ProcessorMixin):
-        raise ValueError(
-            f"processing_class is a {type(processor).__name__}, which cannot process images. Pass the checkpoint's "
-            "processor (`AutoProcessor.from_pretrained`)."
-        )
-    tokenizer = processor.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+        processor = load_processor(name, revision)
+    check_processor(processor)
+    share_padding_token(model, processor)
     return model, processor
 
 
-def end_token_ids(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
-    """Returns every token that ends a completion, the tokenizer's own first."""
-    declared = model.generation_config.eos_token_id
-    declared = [] if declared is None else [declared] if isinstance(declared, int) else declared
-    return list(dict.fromkeys([processor.tokenizer.eos_token_id, *declared]))
+def _load_adapter(folder: str, base: str, options: dict[str, Any]) -> PeftModel:
+    try:
+        check_model_name(base)
+        return PeftModel.from_pretrained(create_model_from_path(base, **options), folder, is_trainable=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"model={folder!r} is an adapter of {base!r}, which cannot be loaded: {error} Correct "
+            "base_model_name_or_path in its adapter_config.json."
+        ) from error
 
 
 def wrap_with_adapters(
-    model: PreTrainedModel | PeftModel, peft_config: PeftConfig | None, args: TrainingArguments
+    model: PreTrainedModel | PeftModel,
+    peft_config: PeftConfig | None,
+    args: TrainingArguments,
+    coord_ids: Sequence[int],
 ) -> PreTrainedModel | PeftModel:
     """
     Args:
@@ -79,23 +84,32 @@ def wrap_with_adapters(
             Adapters to add.
         args ([`~transformers.TrainingArguments`]):
             Trainer configuration; gradient checkpointing is prepared for adapters.
+        coord_ids (`Sequence[int]`):
+            Token id of each bin, whose rows learn where `args.coord_rows` is set.
 
     Returns:
         The model with its adapters.
 
     Raises:
-        `ValueError`: If the model has adapters already, or the adapters work through virtual tokens.
+        `ValueError`: If the model has adapters already, the adapters work through virtual tokens, or they cannot
+            train the rows.
     """
+    if args.coord_rows:
+        if is_peft_model(model):
+            check_token_rows(model, coord_ids)
+        else:
+            peft_config = with_token_rows(peft_config, model, coord_ids)
     zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     if peft_config is not None:
         if is_peft_model(model):
             raise ValueError(
-                "peft_config was given together with a PeftModel. Pass the PeftModel alone to train its adapter, or "
-                "merge the adapter and pass the merged model with peft_config."
+                "peft_config (use_peft) was given together with a model that has an adapter. Leave peft_config out to "
+                "train that adapter further, or merge it with `coordexp merge` and train a new one on the result."
             )
         # ZeRO-3 gathers in one dtype, so the adapters must keep the base model's
         model = get_peft_model(model, peft_config, **({"autocast_adapter_dtype": False} if zero3 else {}))
     if is_peft_model(model):
+        use_row_lookup(model)
         if any(isinstance(config, PromptLearningConfig) for config in model.peft_config.values()):
             raise ValueError(
                 "Prompt-learning adapters prepend virtual tokens, which would shift every coordinate slot. Use LoRA "
@@ -109,19 +123,6 @@ def wrap_with_adapters(
                     "use_reentrant": True,
                 }
     return model
-
-
-def read_vocabulary(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> CoordVocabulary:
-    """
-    Returns the coordinate tokens of the checkpoint.
-
-    Raises:
-        `ValueError`: If coordinate tokens are missing, or the tokenizer is longer than the embedding.
-    """
-    vocabulary = CoordVocabulary.from_tokenizer(processor.tokenizer)
-    rows = model.config.get_text_config().vocab_size
-    vocabulary.check_embedding_rows(rows, len(processor.tokenizer))
-    return vocabulary
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:

@@ -1,14 +1,11 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Training rollouts by vLLM: the engine, when it gets new weights, and the check that it can be trusted."""
 
-from importlib.metadata import requires
-
 from accelerate.utils import gather_object
-from packaging.requirements import Requirement
-from trl.import_utils import is_vllm_available
 
 from coordexp_trl.generation import ImageFeatures, Prompt, Rollout, RolloutEngine, SamplingConfig
 from coordexp_trl.generation.parity import compare, model_choices, require_parity
+from coordexp_trl.generation.vllm_config import require_vllm
 from coordexp_trl.trainers.data import Sample
 from coordexp_trl.trainers.rollout_evaluation import RolloutEvaluationMixin
 
@@ -106,24 +103,3 @@ class VLLMRolloutsMixin(RolloutEvaluationMixin):
         metrics["rollout/parity_agreement"].append(parity.agreement)
         self._parity_step = self.state.global_step
         self._prompts_checked = False  # the next rollout compares the prompt ids too
-
-
-def require_vllm() -> None:
-    """
-    Raises:
-        `ValueError`: If vLLM is not installed, or in a version that this package does not work with.
-    """
-    if not is_vllm_available():
-        raise ValueError('use_vllm=True needs vLLM, which is not installed: pip install "coordexp-trl[vllm]".')
-    from vllm import __version__ as installed
-
-    supported = next(
-        requirement.specifier
-        for requirement in map(Requirement, requires("coordexp-trl"))
-        if requirement.name == "vllm"
-    )
-    if not supported.contains(installed.split("+")[0], prereleases=True):
-        raise ValueError(
-            f"use_vllm=True needs vLLM {supported}, version {installed} is installed: "
-            'pip install "coordexp-trl[vllm]".'
-        )

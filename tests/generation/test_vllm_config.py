@@ -4,8 +4,7 @@
 import pytest
 
 from coordexp_trl import CoordExpStage2Config
-from coordexp_trl.generation import SamplingConfig, check_vllm_sampling
-from coordexp_trl.trainers import vllm_rollouts
+from coordexp_trl.generation import SamplingConfig, check_vllm_sampling, vllm_config
 
 
 def config(tmp_path, **options):
@@ -52,9 +51,9 @@ def test_plain_sampling_is_accepted():
 
 
 def test_missing_vllm(monkeypatch):
-    monkeypatch.setattr(vllm_rollouts, "is_vllm_available", lambda: False)
+    monkeypatch.setattr(vllm_config, "is_vllm_available", lambda: False)
     with pytest.raises(ValueError, match=r'not installed: pip install "coordexp-trl\[vllm\]"'):
-        vllm_rollouts.require_vllm()
+        vllm_config.require_vllm()
 
 
 @pytest.mark.vllm
@@ -64,7 +63,7 @@ def test_missing_vllm(monkeypatch):
 def test_vllm_version(monkeypatch, version, accepted):
     monkeypatch.setattr("vllm.__version__", version)
     if accepted:
-        vllm_rollouts.require_vllm()
+        vllm_config.require_vllm()
     else:
         with pytest.raises(ValueError, match=f"version {version} is installed"):
-            vllm_rollouts.require_vllm()
+            vllm_config.require_vllm()

@@ -105,6 +105,7 @@ def test_options_reach_matching_decoding_and_losses(tmp_path):
         "num_generations": 2,
         "logprobs": False,
         "coord_logits": False,
+        "top_logprobs": 0,
         "generation_kwargs": {"no_repeat_ngram_size": 3},
     }
     losses = config.loss_config(0.0)
