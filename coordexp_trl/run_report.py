@@ -2,7 +2,6 @@
 """What a finished run leaves: a table on the terminal, `result.json`, curves, pictures and one HTML report."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,29 +12,12 @@ from transformers import Trainer
 
 from coordexp_trl.evaluation.curves import plot_curves
 from coordexp_trl.evaluation.pictures import draw_overlay, save_overlays
-from coordexp_trl.evaluation.report import OVERLAY_LEGEND, Figure, Gallery, Table, write_report
+from coordexp_trl.evaluation.report import OVERLAY_LEGEND, Figure, Gallery, write_report
+from coordexp_trl.evaluation.training_tables import loss_rows, result_rows, training_tables
 from coordexp_trl.images import load_image
 from coordexp_trl.protocols import ParsedCompletion
 from coordexp_trl.records import DetectionObject, DetectionRecord
 from coordexp_trl.tables import print_table
-
-# Evaluation metrics in the order of the table; the label of `f1` is completed by the configured threshold.
-RESULT_ROWS = {
-    "F1@{iou}": "f1",
-    "F1@.75": "f1_75",
-    "AP": "ap",
-    "mean IoU of matches": "mean_iou",
-    "precision": "precision",
-    "recall": "recall",
-    "duplicate rate": "duplicate_rate",
-    "misses per image": "objects_missed",
-    "objects per image": "objects_predicted",
-    "parse rate": "parse_rate",
-}
-_NOTE = (
-    "Greedy rollouts. A prediction counts when description and box (IoU) match one ground-truth object; AP ranks "
-    "predictions by the probability of their own tokens."
-)
 
 
 def finish_run(
@@ -77,11 +59,7 @@ def finish_run(
     print_table(results or losses, headers=["", "before" if results else "first", "after" if results else "last"])
 
     curves = plot_curves(history, folder / "curves.png")
-    sections = [Table("Evaluation", ["", "before", "after"], results, _NOTE)] if results else []
-    sections += [
-        Table("Losses", ["", "first log", "last log"], losses),
-        Gallery("Curves", [Figure(curves)]),
-    ]
+    sections = [*training_tables(results, losses), Gallery("Curves", [Figure(curves)])]
     if records:
         shown = [_overlays(trainer, records, seen) for seen in (seen_before, seen_after)]
         save_overlays(shown[1], folder / "overlays.png")
@@ -101,23 +79,6 @@ def finish_run(
         details,
     )
     Console().print(f"Report: {report}", highlight=False, soft_wrap=True)
-
-
-def loss_rows(history: Sequence[Mapping[str, float]]) -> list[tuple[str, float, float]]:
-    """Returns (term, first, last) of a log history."""
-    logged = [entry for entry in history if "loss" in entry]
-    names = [name for name in (logged[-1] if logged else ()) if name == "loss" or name.startswith("loss/")]
-    return [(name, logged[0].get(name, float("nan")), logged[-1][name]) for name in names]
-
-
-def result_rows(
-    before: Mapping[str, float], after: Mapping[str, float], iou_threshold: float
-) -> list[tuple[str, float, float]]:
-    """Returns (label, before, after) of two evaluations; of several datasets the F1 of each comes last."""
-    iou = f"{iou_threshold:g}".lstrip("0")
-    rows = [(label.format(iou=iou), before[f"eval_{key}"], after[f"eval_{key}"]) for label, key in RESULT_ROWS.items()]
-    datasets = filter(None, (re.fullmatch("eval_(.+)_f1", key) for key in after))
-    return rows + [(f"F1@{iou}, {found[1]}", before[found[0]], after[found[0]]) for found in datasets]
 
 
 def _overlays(

@@ -5,12 +5,17 @@ import numbers
 from collections.abc import Iterable, Sequence
 
 
-def format_cell(cell: object) -> str:
-    """Returns the text of a cell: floats, NumPy's too, with 4 significant digits, and a dash for `None`."""
+def format_cell(cell: object, decimals: int | None = None) -> str:
+    """
+    Returns the text of a cell: floats, NumPy's too, with 4 significant digits or with so many decimals, and a dash for
+    `None`.
+    """
     if cell is None:
         return "–"
     is_float = isinstance(cell, numbers.Real) and not isinstance(cell, numbers.Integral)
-    return f"{cell:.4g}" if is_float else str(cell)
+    if not is_float:
+        return str(cell)
+    return f"{cell:.4g}" if decimals is None else f"{cell:.{decimals}f}"
 
 
 def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str] | None = None) -> None:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from coordexp_trl.run_report import RESULT_ROWS, loss_rows, result_rows
+from coordexp_trl.evaluation.training_tables import RESULT_ROWS, loss_rows, result_rows
 
 
 def test_losses_of_the_first_and_the_last_log():

@@ -1,6 +1,7 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Training curves from the log history of a trainer."""
 
+import io
 import math
 import numbers
 import os
@@ -10,8 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Series = list[tuple[float, float]]
 
@@ -46,6 +50,20 @@ def plot_curves(log_history: Sequence[Mapping[str, object]], path: str | os.Path
     Returns:
         `Path`: the file.
     """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _draw_figure(log_history).savefig(path)
+    return path
+
+
+def draw_curves(log_history: Sequence[Mapping[str, object]]) -> Image.Image:
+    """Returns the picture that [`plot_curves`] saves."""
+    file = io.BytesIO()
+    _draw_figure(log_history).savefig(file, format="png")
+    return Image.open(file).convert("RGB")
+
+
+def _draw_figure(log_history: Sequence[Mapping[str, object]]) -> "Figure":
     from matplotlib.figure import Figure  # slow to import; without pyplot there is no global state and no display
 
     series = _series(log_history)
@@ -64,10 +82,7 @@ def plot_curves(log_history: Sequence[Mapping[str, object]], path: str | os.Path
         axes = figure.add_subplot(rows, columns, index + 1)
         _draw_panel(axes, {key: series[key] for key in keys}, scale)
         axes.set(title=title, xlabel="step", ylabel=label)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return figure
 
 
 def _base(key: str) -> str:

@@ -6,27 +6,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.evaluation.curves import plot_curves
 from coordexp_trl.evaluation.f1 import match_detections
+from coordexp_trl.evaluation.fonts import draw_text
+from coordexp_trl.evaluation.panels import BACKGROUND, COLORS, HEADING, HEADING_SIZE, TEXT, draw_pair, draw_panel
 from coordexp_trl.records import DetectionObject
 
-__all__ = ["draw_objects", "draw_overlay", "plot_curves", "save_overlays"]
+__all__ = ["COLORS", "draw_objects", "draw_overlay", "plot_curves", "save_overlays"]
 
-Box = tuple[float, float, float, float]
-
-COLORS = {
-    "GT": (70, 150, 255),
-    "TP": (60, 190, 75),
-    "FP": (235, 60, 60),
-    "FN": (255, 160, 30),
-}
-_BACKGROUND = (28, 28, 32)
-_TEXT = (235, 235, 235)
-_OUTLINE = (255, 225, 60)
-_MIN_SIDE, _MAX_SIDE = 384, 1024  # of a panel, in pixels; images are scaled to lie between
 _GAP = 8
 
 
@@ -87,16 +77,12 @@ def draw_overlay(
     outcomes = [("FN", box, gt_labels[j]) for j, box in enumerate(gt_boxes) if j not in found]
     outcomes += [("FP", box, pred_labels[i]) for i, box in enumerate(pred_boxes) if i not in hits]
     outcomes += [("TP", box, pred_labels[i]) for i, box in enumerate(pred_boxes) if i in hits]
-    counts = {kind: sum(outcome[0] == kind for outcome in outcomes) for kind in ("TP", "FP", "FN")}
 
-    font = ImageFont.load_default(13 if max(len(truths), len(outcomes)) <= 40 else 10)
-    left = _panel(image, truths, [("ground truth", _TEXT), (f"{len(truths)} objects", COLORS["GT"])], font)
-    legend = [(f"{count} {kind}", COLORS[kind]) for kind, count in counts.items()]
-    right = _panel(image, outcomes, [("predictions", _TEXT), *legend], font)
-    top = 26 if title else 0
-    canvas = Image.new("RGB", (left.width + _GAP + right.width, top + left.height), _BACKGROUND)
+    left, right = draw_pair(image, truths, outcomes)
+    top = HEADING if title else 0
+    canvas = Image.new("RGB", (left.width + _GAP + right.width, top + left.height), BACKGROUND)
     if title:
-        ImageDraw.Draw(canvas).text((4, 4), " ".join(title.split()), fill=_TEXT, font=ImageFont.load_default(15))
+        draw_text(ImageDraw.Draw(canvas), (4, 4), " ".join(title.split()), HEADING_SIZE, TEXT)
     canvas.paste(left, (0, top))
     canvas.paste(right, (left.width + _GAP, top))
     return canvas
@@ -125,9 +111,8 @@ def draw_objects(
     boxes = [item.pixel_box(*image.size, grid) for item in objects]
     outcomes = [("GT", box, item.desc) for box, item in zip(boxes, objects, strict=True)]
     outlines = [_vertices(item, image.size, grid) for item in objects if item.is_polygon]
-    font = ImageFont.load_default(13 if len(outcomes) <= 40 else 10)
-    legend = [(" ".join(title.split()), _TEXT), (f"{len(outcomes)} objects", COLORS["GT"])]
-    return _panel(image, outcomes, legend, font, outlines)
+    heading = [(" ".join(title.split()), TEXT), (f"{len(outcomes)} objects", COLORS["GT"])]
+    return draw_panel(image, outcomes, heading, outlines=outlines)
 
 
 def save_overlays(overlays: Sequence[Image.Image], path: str | os.PathLike, columns: int | None = None) -> Path:
@@ -155,7 +140,7 @@ def save_overlays(overlays: Sequence[Image.Image], path: str | os.PathLike, colu
         columns = max(1, min(len(overlays), round(math.sqrt(len(overlays) * height / width))))
     if columns < 1:
         raise ValueError(f"columns = {columns}: must be at least 1.")
-    sheet = Image.new("RGB", (columns * width + _GAP, math.ceil(len(overlays) / columns) * height + _GAP), _BACKGROUND)
+    sheet = Image.new("RGB", (columns * width + _GAP, math.ceil(len(overlays) / columns) * height + _GAP), BACKGROUND)
     for index, item in enumerate(overlays):
         row, column = divmod(index, columns)
         sheet.paste(item.convert("RGB"), (_GAP + column * width, _GAP + row * height))
@@ -171,88 +156,3 @@ def _vertices(item: DetectionObject, size: tuple[int, int], grid: CoordinateGrid
         return list(zip(item.poly[::2], item.poly[1::2], strict=True))
     points = zip(item.bins[::2], item.bins[1::2], strict=True)
     return [tuple(value) for value in grid.bins_to_pixels([point * 2 for point in points], *size)[:, :2].tolist()]
-
-
-def _panel(
-    image: Image.Image,
-    outcomes: list[tuple[str, Box, str]],
-    legend: list[tuple[str, tuple[int, int, int]]],
-    font: ImageFont.FreeTypeFont,
-    outlines: Sequence[list[tuple[float, float]]] = (),
-) -> Image.Image:
-    """One copy of the image with boxes `(kind, box, label)` and polygons below a line of coloured words."""
-    longest = max(image.size)
-    scale = min(max(_MIN_SIDE, longest), _MAX_SIDE) / longest
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
-    factors = (size[0] / image.width, size[1] / image.height) * 2
-    for vertices in outlines:
-        points = [(x * factors[0], y * factors[1]) for x, y in vertices]
-        draw.line([*points, points[0]], fill=_OUTLINE, width=2)
-        for x, y in points:
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_OUTLINE)
-    scaled = []
-    for kind, box, label in outcomes:
-        x1, y1, x2, y2 = (value * factor for value, factor in zip(box, factors, strict=True))
-        # A pixel is an area: the last one inside an edge at x is x - 1.
-        box = (min(x1, x2), min(y1, y2), max(max(x1, x2) - 1, min(x1, x2)), max(max(y1, y2) - 1, min(y1, y2)))
-        scaled.append((kind, box, label))
-        _draw_box(draw, box, COLORS[kind], dashed=kind == "FN")
-    taken = []
-    for kind, box, label in reversed(scaled):
-        _draw_label(draw, box, label, COLORS[kind], font, taken, size)
-
-    words = ImageFont.load_default(15)
-    canvas = Image.new("RGB", (max(size[0], _MIN_SIDE), size[1] + 26), _BACKGROUND)
-    pen, x = ImageDraw.Draw(canvas), 4.0
-    for text, color in legend:
-        pen.text((x, 4), text, fill=color, font=words)
-        x += pen.textlength(text, font=words) + 14
-    canvas.paste(picture, (0, 26))
-    return canvas
-
-
-def _draw_box(draw: ImageDraw.ImageDraw, box: Box, color: tuple[int, int, int], dashed: bool) -> None:
-    x1, y1, x2, y2 = box
-    if not dashed:
-        draw.rectangle(box, outline=(0, 0, 0), width=3)
-        draw.rectangle(box, outline=color, width=2)
-        return
-    for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
-        length = math.dist(start, end)
-        for at in range(0, math.ceil(length), 10):
-            ends = [
-                tuple(a + (b - a) * min(position, length) / length for a, b in zip(start, end, strict=True))
-                for position in (at, at + 6)
-            ]
-            draw.line(ends, fill=color, width=2)
-
-
-def _draw_label(
-    draw: ImageDraw.ImageDraw,
-    box: Box,
-    label: str,
-    color: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont,
-    taken: list[Box],
-    size: tuple[int, int],
-) -> None:
-    """Writes a label at the first free place around its box and adds the place to `taken`, or leaves it out."""
-    label = " ".join(label.split())  # a line break cannot be drawn
-    if len(label) > 32:
-        label = label[:31] + "…"
-    width, height = draw.textlength(label, font=font) + 6, font.size + 4
-    x1, y1, x2, y2 = box
-    places = [(x1, y1 - height), (x1, y1), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2 - height), (x2, y1)]
-    for x, y in places:
-        x, y = min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))
-        place = (x, y, x + width, y + height)
-        if not any(
-            place[0] < other[2] and other[0] < place[2] and place[1] < other[3] and other[1] < place[3]
-            for other in taken
-        ):
-            taken.append(place)
-            draw.rectangle(place, fill=color)
-            draw.text((x + 3, y + 1), label, fill=(0, 0, 0), font=font)
-            return

@@ -1,14 +1,12 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Tests of coordexp_trl.evaluation.report."""
 
-import base64
-import io
 import os
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from html_page import Page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -17,45 +15,8 @@ from coordexp_trl.evaluation.pictures import COLORS, draw_overlay
 from coordexp_trl.evaluation.report import OVERLAY_LEGEND, Figure, Gallery, Table, write_report
 from coordexp_trl.records import DetectionObject
 
-VOID = {"meta", "img", "input"}  # elements of the template that have no end tag
 HOSTILE = "\"'><script>alert(1)</script>&amp;</pre></title>"
 GREY = Image.new("RGB", (40, 30), (128, 128, 128))
-
-
-class Page(HTMLParser):
-    """Elements as `[tag, attributes, text]` in document order; asserts that every start tag has its end tag."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.source = path.read_text("utf-8")
-        self.elements, self._open = [], []
-        self.feed(self.source)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag, attributes):
-        element = [tag, dict(attributes), ""]
-        self.elements.append(element)
-        if tag not in VOID:
-            self._open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for element in self._open:
-            element[2] += data
-
-    def texts(self, *tags):
-        return [text for tag, _, text in self.elements if tag in tags]
-
-    def attributes(self, tag):
-        return [attributes for name, attributes, _ in self.elements if name == tag]
-
-    def pictures(self):
-        sources = [attributes["src"] for attributes in self.attributes("img")]
-        assert all(source.startswith("data:image/webp;base64,") for source in sources)
-        return [Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) for source in sources]
 
 
 @pytest.fixture
@@ -223,9 +184,9 @@ def test_columns_and_legend(write):
     styles = [attributes["style"] for attributes in page.attributes("div") if attributes["class"] == "gallery"]
     assert styles == ["--columns: 1", "--columns: 2"]
     assert len(page.attributes("input")) == 2  # only pictures beside others can be enlarged
-    assert page.texts("li") == ["ground truth", "true positive", "false positive", "missed (dashed)"]
+    assert page.texts("li") == list(OVERLAY_LEGEND) and len(OVERLAY_LEGEND) == 5
     colors = [bytes.fromhex(attributes["fill"][1:]) for attributes in page.attributes("rect")]
-    assert colors == [bytes(COLORS[kind]) for kind in ("GT", "TP", "FP", "FN")]
+    assert colors == [bytes(COLORS[kind]) for kind in ("GT", "TP", "FP", "duplicate", "FN")]
 
 
 # How to make the mistake, and what the message must name.
