@@ -8,11 +8,14 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-# Parameter-name patterns of the parts that users freeze, for Qwen2-VL, Qwen2.5-VL, Qwen3-VL and their relatives.
+# Parameter-name patterns of the parts that users freeze, for Qwen2-VL, Qwen2.5-VL, Qwen3-VL and their relatives. No
+# parameter belongs to two parts.
 MODULE_PATTERNS = {
     "vision_tower": r"(^|\.)visual\.(?!merger|deepstack_merger_list)",
     "projector": r"(^|\.)visual\.(merger|deepstack_merger_list)\.",
-    "language_model": r"(^|\.)(language_model\.|lm_head\.)",
+    "language_model": r"(^|\.)(language_model\.|lm_head\.)(?!.*trainable_tokens_delta)",
+    "coord_embed_rows": r"(?<!lm_head)(?<!lm_head\.token_adapter)\.trainable_tokens_delta\.",
+    "coord_head_rows": r"(^|\.)lm_head(\.token_adapter)?\.trainable_tokens_delta\.",
 }
 
 
@@ -39,7 +42,7 @@ def freeze_modules(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
         model (`nn.Module`):
             Model, with or without adapters.
         names (`Sequence[str]`):
-            `"vision_tower"`, `"projector"`, `"language_model"`, or regular expressions searched in parameter names.
+            Parts of `MODULE_PATTERNS`, or regular expressions searched in parameter names.
 
     Returns:
         `dict[str, int]`: Number of parameters each name stopped.

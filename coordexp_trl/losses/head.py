@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
@@ -84,6 +85,8 @@ def supervised_logits(
     num_text = text_targets.numel()
     assert num_text <= hidden.shape[0], f"{num_text} text targets for {hidden.shape[0]} rows"
     num_full = hidden.shape[0] if with_gate else num_text
+    if isinstance(head, TrainableTokensWrapper):  # trained rows beside LoRA
+        head = head.token_adapter
     if type(head) is nn.Linear:
         terms = _linear_head(hidden, head.weight, head.bias, text_targets, coord_ids, num_full, max_elements)
     elif _is_frozen_with_trained_rows(head):

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordexp_trl.generation import DEFAULT_PROMPT, SamplingConfig
+from coordexp_trl.models import MODULE_PATTERNS
 from coordexp_trl.sequences import GEOMETRIES
 
 TOO_LONG_POLICIES = ("error", "drop")
+DICT_OPTIONS = ["chat_template_kwargs", "learning_rates", "weight_decays"]  # JSON on the command line
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -28,6 +30,15 @@ class DetectionConfig:
         freeze (`list[str]`, *optional*, defaults to `[]`):
             Parts that do not learn: `"vision_tower"`, `"projector"`, `"language_model"`, or regular expressions
             searched in parameter names.
+        coord_rows (`bool`, *optional*, defaults to `False`):
+            Whether only the rows of the coordinate tokens learn in embedding and head, beside LoRA, or alone where
+            there is no `peft_config`. They are saved in the adapter.
+        learning_rates (`dict[str, float]`, *optional*):
+            Learning rates of parts of the model where they differ from `learning_rate`: `"vision_tower"`,
+            `"projector"`, `"language_model"`, `"coord_embed_rows"`, `"coord_head_rows"` (a tied head has the rows of
+            the embedding).
+        weight_decays (`dict[str, float]`, *optional*):
+            Weight decays of parts of the model where they differ from `weight_decay`.
 
         > Parameters that control the data
 
@@ -78,6 +89,12 @@ class DetectionConfig:
         eval_iou_threshold (`float`, *optional*, defaults to `0.5`):
             IoU from which a prediction of the right description counts in `eval_f1`, `eval_precision`, `eval_recall`.
 
+        > Parameters that control logging
+
+        log_overlays (`int`, *optional*, defaults to `4`):
+            Number of evaluation images, the first ones, that every evaluation sends to TensorBoard, W&B and trackio
+            (those of them in `report_to`) with ground truth and predictions drawn in; `0` sends none.
+
     > [!NOTE]
     > These parameters have default values different from [`~transformers.TrainingArguments`]:
     > - `remove_unused_columns`: Defaults to `False` instead of `True`; records are consumed whole.
@@ -95,6 +112,19 @@ class DetectionConfig:
             "help": "Parts that do not learn: vision_tower, projector, language_model, or regular expressions "
             "searched in parameter names."
         },
+    )
+
+    coord_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether, with LoRA or alone, the rows of the coordinate tokens in embedding and head learn too."
+        },
+    )
+    learning_rates: dict[str, float] | str | None = field(
+        default=None, metadata={"help": "Learning rates of parts of the model, such as {'vision_tower': 2e-6}."}
+    )
+    weight_decays: dict[str, float] | str | None = field(
+        default=None, metadata={"help": "Weight decays of parts of the model, such as {'coord_embed_rows': 0.0}."}
     )
 
     # Parameters that control the data
@@ -136,6 +166,11 @@ class DetectionConfig:
     )
     eval_iou_threshold: float = field(default=0.5, metadata={"help": "IoU of a true positive in evaluation."})
 
+    # Parameters that control logging
+    log_overlays: int = field(
+        default=4, metadata={"help": "Evaluation images that are drawn for the trackers in report_to; 0 for none."}
+    )
+
     def __post_init__(self):
         needs_metric = self.load_best_model_at_end or self.save_strategy == "best"
         needs_metric |= self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
@@ -154,7 +189,21 @@ class DetectionConfig:
             self._check_positive(name)
         if not 0 < self.eval_iou_threshold <= 1:
             raise ValueError(f"eval_iou_threshold must be in (0, 1], got {self.eval_iou_threshold}.")
+        if self.log_overlays < 0:
+            raise ValueError(f"log_overlays must be 0 or greater, got {self.log_overlays}.")
         self.eval_sampling_config  # noqa: B018  (refuses what cannot be decoded)
+        for name in ("learning_rates", "weight_decays"):
+            self._check_parts(name)
+
+    def _check_parts(self, name: str) -> None:
+        values = getattr(self, name)
+        if not isinstance(values, dict | None):
+            raise ValueError(f"{name}={values!r}: must map parts of the model to numbers, as {{'projector': 1e-5}}.")
+        for part, value in (values or {}).items():
+            if part not in MODULE_PATTERNS:
+                raise ValueError(f"{name}: {part!r} is no part of the model. Parts: {', '.join(MODULE_PATTERNS)}.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}[{part!r}] = {value!r}: must be a finite number, 0 or greater.")
 
     def _check_positive(self, name: str) -> None:
         value = getattr(self, name)

@@ -7,7 +7,7 @@ from trl import SFTConfig
 
 from coordexp_trl.losses.terms import LossConfig
 from coordexp_trl.sequences import ORDERS
-from coordexp_trl.trainers.detection_config import DetectionConfig, check_choice
+from coordexp_trl.trainers.detection_config import DICT_OPTIONS, DetectionConfig, check_choice
 
 # Options of SFT that would do nothing here, or something else than they say: name, the value they must keep, why.
 _FIXED = (
@@ -52,7 +52,7 @@ class CoordExpStage1Config(DetectionConfig, SFTConfig):
     > - `train_sampling_strategy`: Defaults to `"group_by_length"` instead of `"random"`.
     """
 
-    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["chat_template_kwargs"]
+    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + DICT_OPTIONS
 
     train_sampling_strategy: str = field(
         default="group_by_length",

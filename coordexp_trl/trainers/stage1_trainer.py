@@ -27,6 +27,7 @@ from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import SequenceBuilder
 from coordexp_trl.trainers.data import EpochSampler, LengthGroupedSampler
 from coordexp_trl.trainers.ground_truth_collator import GroundTruthCollator
+from coordexp_trl.trainers.optimizer_groups import OptimizerGroupsMixin
 from coordexp_trl.trainers.rollout_evaluation import EvalRecords, RolloutEvaluationMixin, as_datasets
 from coordexp_trl.trainers.setup import load_model_and_processor, refuse_data_parallel, wrap_with_adapters
 from coordexp_trl.trainers.stage1_config import CoordExpStage1Config
@@ -37,7 +38,7 @@ logger = get_logger(__name__)
 _NOT_MODEL_INPUTS = ("labels", "supervision", "counts", "units")
 
 
-class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
+class CoordExpStage1Trainer(StepLossMixin, OptimizerGroupsMixin, RolloutEvaluationMixin, SFTTrainer):
     """
     Trainer of Stage-1: supervised fine-tuning on the objects of detection records.
 
@@ -106,13 +107,13 @@ class CoordExpStage1Trainer(StepLossMixin, RolloutEvaluationMixin, SFTTrainer):
         self.records, self.record_lengths = self._check_records(
             model, args, train_dataset, eval_dataset, roll_out_training=False
         )
-        model = wrap_with_adapters(model, peft_config, args)
+        model = wrap_with_adapters(model, peft_config, args, self.vocabulary.ids.tolist())
         freeze_modules(model, args.freeze)
         if not any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters()):
             logger.warning(
                 "The embedding rows of the coordinate tokens do not learn. That is right for a model that speaks "
-                "coordinate tokens already; one fresh from `coordexp expand-vocab` needs them trained: train all "
-                "weights, or give LoraConfig(trainable_token_indices={'embed_tokens': ids})."
+                "coordinate tokens already; one fresh from `coordexp expand-vocab` needs them trained: set "
+                "coord_rows, or train all weights."
             )
         args = copy.copy(args)
         args.model_init_kwargs = None  # used up
