@@ -18,6 +18,7 @@ os.environ.update(
 
 import importlib.util
 import random
+import shutil
 import socket
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def missing_requirements() -> dict[str, str]:
         reasons["shared_data"] = "no data folder: set COORDEXP_SHARED_DATA"
     if importlib.util.find_spec("vllm") is None:
         reasons["vllm"] = "vLLM is not installed: make install-vllm"
+    if shutil.which("chromium") is None:
+        reasons["chromium"] = "Chromium is not installed"
     return reasons
 
 

@@ -29,6 +29,7 @@ PANELS = (
     ("Rollout counts", "", "from zero", r"rollout/.+"),
     ("Optimisation", "", "log if wide", r"learning_rate|grad_norm"),
 )
+_WIDTH, _HEIGHT, _DPI = 5.2, 3.4, 110  # of a panel, in inches, and pixels an inch
 _SMOOTHED_POINTS = 60  # longer series are smoothed to about this many independent points
 _WIDE_RANGE = 50  # ratio of values from which a positive panel gets a logarithmic axis
 
@@ -50,39 +51,39 @@ def plot_curves(log_history: Sequence[Mapping[str, object]], path: str | os.Path
     Returns:
         `Path`: the file.
     """
+    from matplotlib.figure import Figure  # slow to import; without pyplot there is no global state and no display
+
+    panels = _panels(_series(log_history))
+    columns = min(max(len(panels), 1), 3)
+    rows = math.ceil(max(len(panels), 1) / columns)
+    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained", dpi=_DPI)
+    if not panels:
+        figure.text(0.5, 0.5, "no metrics were logged", ha="center", va="center")
+    for index, panel in enumerate(panels, start=1):
+        _draw_panel(figure.add_subplot(rows, columns, index), *panel)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _draw_figure(log_history).savefig(path)
+    figure.savefig(path)
     return path
 
 
-def draw_curves(log_history: Sequence[Mapping[str, object]]) -> Image.Image:
-    """Returns the picture that [`plot_curves`] saves."""
+def draw_curves(log_history: Sequence[Mapping[str, object]]) -> list[Image.Image]:
+    """Draws what [`plot_curves`] draws, but each panel as a picture of its own."""
+    from matplotlib.figure import Figure
+
+    pictures = []
+    for panel in _panels(_series(log_history)):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", dpi=_DPI)
+        _draw_panel(figure.add_subplot(), *panel)
+        pictures.append(figure_picture(figure))
+    return pictures
+
+
+def figure_picture(figure: "Figure") -> Image.Image:
+    """Returns a figure of matplotlib as an RGB picture."""
     file = io.BytesIO()
-    _draw_figure(log_history).savefig(file, format="png")
+    figure.savefig(file, format="png")
     return Image.open(file).convert("RGB")
-
-
-def _draw_figure(log_history: Sequence[Mapping[str, object]]) -> "Figure":
-    from matplotlib.figure import Figure  # slow to import; without pyplot there is no global state and no display
-
-    series = _series(log_history)
-    groups = {title: [] for title, *_ in PANELS}
-    for key in sorted(series, key=lambda key: (_base(key), key.startswith("eval_"))):
-        title = next((title for title, *_, pattern in PANELS if re.fullmatch(pattern, _base(key))), None)
-        if title is not None:
-            groups[title].append(key)
-    panels = [(title, label, scale, groups[title]) for title, label, scale, _ in PANELS if groups[title]]
-    columns = min(max(len(panels), 1), 3)
-    rows = math.ceil(max(len(panels), 1) / columns)
-    figure = Figure(figsize=(5.2 * columns, 3.4 * rows), layout="constrained", dpi=110)
-    if not panels:
-        figure.text(0.5, 0.5, "no metrics were logged", ha="center", va="center")
-    for index, (title, label, scale, keys) in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        _draw_panel(axes, {key: series[key] for key in keys}, scale)
-        axes.set(title=title, xlabel="step", ylabel=label)
-    return figure
 
 
 def _base(key: str) -> str:
@@ -99,7 +100,17 @@ def _series(log_history: Sequence[Mapping[str, object]]) -> dict[str, Series]:
     return series
 
 
-def _draw_panel(axes: "Axes", series: dict[str, Series], scale: str) -> None:
+def _panels(series: dict[str, Series]) -> list[tuple[str, str, str, dict[str, Series]]]:
+    """Title, label of the y axis, scale and series of each panel that has a metric."""
+    groups = {title: {} for title, *_ in PANELS}
+    for key in sorted(series, key=lambda key: (_base(key), key.startswith("eval_"))):
+        title = next((title for title, *_, pattern in PANELS if re.fullmatch(pattern, _base(key))), None)
+        if title is not None:
+            groups[title][key] = series[key]
+    return [(title, label, scale, groups[title]) for title, label, scale, _ in PANELS if groups[title]]
+
+
+def _draw_panel(axes: "Axes", title: str, label: str, scale: str, series: dict[str, Series]) -> None:
     names = dict.fromkeys(_base(key).removeprefix("rollout/") for key in series)  # shared by training and evaluation
     colors = {name: f"C{index % 10}" for index, name in enumerate(names)}
     for key, points in series.items():
@@ -121,3 +132,4 @@ def _draw_panel(axes: "Axes", series: dict[str, Series], scale: str) -> None:
         axes.set_ylim(min(0, min(everything)), max(everything) * 1.1 or 1)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, framealpha=0.6)
+    axes.set(title=title, xlabel="step", ylabel=label)

@@ -1,10 +1,11 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """Reliability diagram: how often predictions of a score are right."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 from PIL import Image
+
+from coordexp_trl.evaluation.curves import figure_picture
 
 
 def draw_reliability(bins: Sequence[Mapping[str, float | None]], ece: float | None = None) -> Image.Image:
@@ -54,6 +55,4 @@ def draw_reliability(bins: Sequence[Mapping[str, float | None]], ece: float | No
     lower.set(xlabel="score", ylabel="predictions")
     lower.margins(y=0.25)
     lower.grid(alpha=0.3)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return Image.open(file).convert("RGB")
+    return figure_picture(figure)

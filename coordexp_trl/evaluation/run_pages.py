@@ -3,7 +3,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +124,15 @@ def _training(found: RunFiles) -> list[Table | Gallery]:
     before, after = result.get("before"), result.get("after")
     results = result_rows(before, after) if isinstance(before, dict) and isinstance(after, dict) else []
     sections: list[Table | Gallery] = []
-    if history or results:
-        tables = training_tables(results, loss_rows(history))
-        sections += [table for table in tables if table.rows]
+    for table in training_tables(results, loss_rows(history)):
+        if table.rows:
+            sections.append(replace(table, title=f"Training: {table.title.lower()}"))
     if history:
         steps = found.trainer_state.get("global_step")
-        caption = "" if steps is None else f"{steps} optimizer steps"
-        sections.append(Gallery("Training curves", [Figure(draw_curves(history), caption)]))
+        note = "" if steps is None else f"{steps} optimizer steps."
+        sections.append(
+            Gallery("Training: curves", [Figure(picture) for picture in draw_curves(history)], note, columns=3)
+        )
     return sections
 
 
