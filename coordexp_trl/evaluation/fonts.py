@@ -7,11 +7,14 @@ character that no font has becomes an empty box.
 """
 
 import os
+import re
 import unicodedata
 from functools import cache, lru_cache
 from itertools import groupby
 
 from PIL import ImageDraw, ImageFont
+
+_VARIANT = re.compile("bold|italic|oblique|light|thin|medium|black|heavy|mono", re.IGNORECASE)
 
 
 def draw_text(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, fill: object) -> None:
@@ -61,14 +64,14 @@ def _dejavu() -> str:
 
 @cache
 def _installed() -> list[str]:
-    """Font files that Pillow can draw with, upright and of normal weight first."""
-    from matplotlib.font_manager import fontManager
+    """Files of installed fonts, and of those that come with matplotlib; upright ones of normal weight first."""
+    from matplotlib.font_manager import findSystemFonts
 
-    order = {
-        (entry.style != "normal", entry.weight not in (400, "normal", "regular"), entry.fname)
-        for entry in fontManager.ttflist
-    }
-    return [path for *_, path in sorted(order)]
+    # Matplotlib's own list of fonts is a cache, which misses those that were installed after it was made
+    paths = {*findSystemFonts(), *findSystemFonts([os.path.dirname(_dejavu())])}
+    # Last Resort has a picture for every character, but of its script and not of itself
+    usable = [path for path in paths if not os.path.basename(path).startswith("LastResort")]
+    return sorted(usable, key=lambda path: (bool(_VARIANT.search(os.path.basename(path))), path))
 
 
 @cache

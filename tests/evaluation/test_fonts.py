@@ -31,6 +31,7 @@ def test_a_character_that_dejavu_lacks_comes_from_an_installed_font():
     assert ord(script_a) in fonts._characters(fonts._font_path(script_a))
     assert [part for _, part in fonts._runs(f"é{script_a} é")] == ["é", f"{script_a} ", "é"]
     assert not (drawn(script_a) == drawn(MISSING)).all()
+    assert fonts._font_path(MISSING) == fonts._dejavu()
 
 
 def test_ascii_is_drawn_with_pillows_own_font_and_without_searching(monkeypatch):

@@ -21,7 +21,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the browser's own services stay at home too
 ]
-WIDE, PHONE = (1280, 5000), (390, 844)
+WIDE, PHONE = (1280, 5000), (390, 5000)
 
 
 @dataclass
@@ -76,10 +76,9 @@ def test_dark_and_on_a_phone(report, tmp_path):
     )
     assert tuple(dark.screen[0, 0]) == (0x14, 0x16, 0x1B)
     assert area(dark, COLORS["GT"]) > 100
-    assert phone.screen.shape == (844, 390, 3)
-    # Nothing is wider than the screen: the card ends before the right edge, with its line and the page beside it
-    assert (phone.screen[300:800, -4:] == (0xF6, 0xF7, 0xF9)).all()
-    assert area(phone, (0xFF, 0xFF, 0xFF)) > 0.5 * 390 * 500
+    assert phone.screen.shape == (5000, 390, 3)
+    assert (phone.screen[:, -4:] == (0xF6, 0xF7, 0xF9)).all()  # nothing, tables neither, is wider than the screen
+    assert area(phone, COLORS["GT"]) > 100
 
 
 def test_errors_and_requests_would_be_seen(tmp_path):
