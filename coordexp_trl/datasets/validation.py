@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,8 @@ def validate_file(
     grid: CoordinateGrid = DEFAULT_GRID,
     num_workers: int | None = None,
     show_progress: bool = True,
+    max_records: int | None = None,
+    max_images: int | None = None,
 ) -> ValidationReport:
     """
     Finds all problems of a JSONL file of detection records.
@@ -118,6 +121,10 @@ def validate_file(
             Threads that decode images. Defaults to the number of CPUs, at most 16.
         show_progress (`bool`, *optional*, defaults to `True`):
             Whether to show progress bars.
+        max_records (`int`, *optional*):
+            Number of records that are looked at, the first ones. Defaults to all.
+        max_images (`int`, *optional*):
+            Number of images that are decoded, the first ones. Defaults to all.
 
     Returns:
         [`ValidationReport`]: the problems, by line.
@@ -135,7 +142,8 @@ def validate_file(
     boxes: list[Sequence[float]] = []
     sizes: list[tuple[int, int]] = []
     any_line = False
-    for number, _, line in tqdm(iter_lines(path), desc=f"Validating {path.name}", unit="", disable=not show_progress):
+    lines = islice(iter_lines(path), max_records)
+    for number, _, line in tqdm(lines, desc=f"Validating {path.name}", unit="", disable=not show_progress):
         any_line = True
         source = f"{path}:{number}"
         try:
@@ -152,7 +160,7 @@ def validate_file(
         if first != number:
             message = f"{source}: images[0] = {record.images[0]!r} stands in line {first} already."
             found.append(Problem(number, "image listed twice", message, True))
-        if check_images:
+        if check_images and (max_images is None or len(images) < max_images):
             images.append((number, image, record.width, record.height))
         if protocols or _needs_a_look(record.objects):
             found += [

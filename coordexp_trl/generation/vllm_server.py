@@ -186,26 +186,52 @@ class VLLMServerClient(VLLMClient):
             `ValueError`: If the server's vLLM is not the trainer's version, its vocabulary is another or lacks
                 coordinate tokens, or its context is too short.
         """
+        self.check_version()
+        context = self.check_tokens(checkpoint, tokens)
+        if context < min_context:
+            raise ValueError(
+                f"The server at {self.base_url} has a context of {context} tokens, prompt and "
+                f"max_completion_length need {min_context}. Start it with --max-model-len {min_context} or more, or "
+                "reduce max_completion_length or max_pixels."
+            )
+        return context
+
+    def check_version(self) -> str:
+        """Returns the server's version of vLLM; raises a `ValueError` if it is not the trainer's."""
         version = self._get(f"{self.base_url}/version")["version"]
         if version.split("+")[0] != vllm_version.split("+")[0]:
             raise ValueError(
                 f"The server at {self.base_url} runs vLLM {version}, the trainer {vllm_version}. Weights are sent in "
                 "a form that is the version's own: install the same version on both sides."
             )
+        return version
+
+    def check_tokens(self, checkpoint: str, tokens: dict[str, int]) -> int:
+        """
+        Args:
+            checkpoint (`str`):
+                Checkpoint that should be served, for the message.
+            tokens (`dict[str, int]`):
+                Ids of some tokens that tell a vocabulary apart.
+
+        Returns:
+            `int`: The server's context in tokens.
+
+        Raises:
+            `ValueError`: If the server reads a token as something else.
+        """
         for token, expected in tokens.items():
-            answer = self._post(
-                f"{self.base_url}/tokenize", json={"model": self.model, "prompt": token, "add_special_tokens": False}
-            )
-            if answer["tokens"] != [expected]:
+            ids, context = self.tokenize(token)
+            if ids != [expected]:
                 raise ValueError(
-                    f"The server at {self.base_url} serves {self.model!r}, which reads {token!r} as "
-                    f"{answer['tokens']} instead of [{expected}]. Serve the checkpoint that is being trained: "
-                    f"vllm serve {checkpoint} …"
+                    f"The server at {self.base_url} serves {self.model!r}, which reads {token!r} as {ids} instead of "
+                    f"[{expected}]. Serve the checkpoint that is being trained: vllm serve {checkpoint} …"
                 )
-        if answer["max_model_len"] < min_context:
-            raise ValueError(
-                f"The server at {self.base_url} has a context of {answer['max_model_len']} tokens, prompt and "
-                f"max_completion_length need {min_context}. Start it with --max-model-len {min_context} or more, or "
-                "reduce max_completion_length or max_pixels."
-            )
-        return answer["max_model_len"]
+        return context
+
+    def tokenize(self, text: str) -> tuple[list[int], int]:
+        """Returns the ids that the server reads in a text, and its context in tokens."""
+        answer = self._post(
+            f"{self.base_url}/tokenize", json={"model": self.model, "prompt": text, "add_special_tokens": False}
+        )
+        return answer["tokens"], answer["max_model_len"]
