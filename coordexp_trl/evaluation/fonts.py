@@ -27,6 +27,7 @@ def draw_text(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, siz
         x += font.getlength(part)
 
 
+@lru_cache(maxsize=4096)
 def text_width(text: str, size: int) -> float:
     """Returns the width of a line of text in pixels."""
     return sum(_font(path, size).getlength(part) for path, part in _runs(text))

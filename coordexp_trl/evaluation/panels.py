@@ -68,6 +68,8 @@ def draw_pair(
     if counts["ignored"]:
         words.append((f"{counts['ignored']} ignored", COLORS["ignored"]))
     heading = [("ground truth", TEXT), (f"{len(truths)} objects", COLORS["GT"])]
+    size = size or image.size
+    image = _scaled(image, size, max_side)  # once for both
     return (
         draw_panel(image, truths, heading, label_size, size=size, max_side=max_side),
         draw_panel(image, outcomes, words, label_size, size=size, max_side=max_side),
@@ -105,12 +107,10 @@ def draw_panel(
     Returns:
         `PIL.Image.Image`: an RGB picture.
     """
-    width, height = size or image.size
-    scale = min(max(MIN_SIDE, width, height), max_side) / max(width, height)
-    shown = (max(round(width * scale), 1), max(round(height * scale), 1))
-    picture = image.convert("RGB").resize(shown, Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
-    factors = (shown[0] / width, shown[1] / height) * 2
+    size = size or image.size
+    picture = _scaled(image, size, max_side)
+    draw, shown = ImageDraw.Draw(picture), picture.size
+    factors = (shown[0] / size[0], shown[1] / size[1]) * 2
     for vertices in outlines:
         points = [(x * factors[0], y * factors[1]) for x, y in vertices]
         draw.line([*points, points[0]], fill=_OUTLINE, width=2)
@@ -135,6 +135,13 @@ def draw_panel(
         x += text_width(text, HEADING_SIZE) + 14
     canvas.paste(picture, (0, HEADING))
     return canvas
+
+
+def _scaled(image: Image.Image, size: tuple[int, int], max_side: int) -> Image.Image:
+    """A copy of the image in RGB, as large as the panel of an image of `size`."""
+    scale = min(max(MIN_SIDE, *size), max_side) / max(size)
+    shown = [max(round(side * scale), 1) for side in size]
+    return image.convert("RGB").resize(shown, Image.Resampling.BICUBIC)
 
 
 def _within(value: float, side: int) -> float:
