@@ -67,9 +67,13 @@ class JoinedRecords(Sequence[DetectionRecord]):
 
     def first_of_each(self, count: int) -> list[DetectionRecord]:
         """Returns up to `count` records, the first ones of all parts in turn."""
+        return [self[position] for position in self.first_positions(count)]
+
+    def first_positions(self, count: int) -> list[int]:
+        """Returns the positions of `first_of_each`."""
         order = sorted(
             (place, number)
             for number, part in enumerate(self.parts.values())
             for place in range(min(count, len(part)))
         )
-        return [self[int(self.bounds[number]) + place] for place, number in order[:count]]
+        return [int(self.bounds[number]) + place for place, number in order[:count]]

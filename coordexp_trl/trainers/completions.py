@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from transformers import TrainerCallback
 from trl.trainer.utils import print_prompt_completions_sample
 
 from coordexp_trl.records import DetectionRecord
 from coordexp_trl.trainers.stage2_config import CoordExpStage2Config
+from coordexp_trl.trainers.trackers import log_table
 
 
 class CompletionTable:
@@ -50,8 +52,16 @@ class CompletionTable:
             "f1": list(f1),
         }
 
-    def show(self, step: int) -> None:
-        """Prints a sample and writes all rows to `completions/completions_{step}.parquet`."""
+    def show(self, step: int, callbacks: Sequence[TrainerCallback]) -> None:
+        """
+        Prints a sample, writes all rows to `completions/completions_{step}.parquet` and sends them to W&B and trackio.
+
+        Args:
+            step (`int`):
+                Optimizer steps done.
+            callbacks (`Sequence[TrainerCallback]`):
+                Callbacks of the trainer.
+        """
         if not self.rows:
             return
         print_prompt_completions_sample(
@@ -66,3 +76,4 @@ class CompletionTable:
         self.folder.mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame({"step": [step] * len(self.rows["image"]), **self.rows})
         table.to_parquet(self.folder / f"completions_{step:05d}.parquet")
+        log_table(callbacks, "completions", table, step)

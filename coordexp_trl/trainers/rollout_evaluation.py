@@ -34,6 +34,7 @@ from coordexp_trl.sequences import ground_truth
 from coordexp_trl.trainers.data import RecordDataset, Sample
 from coordexp_trl.trainers.detection_config import DetectionConfig
 from coordexp_trl.trainers.evaluated_image import EvaluatedImage, metrics_by_dataset
+from coordexp_trl.trainers.overlays import OverlayMixin
 from coordexp_trl.trainers.record_checks import (
     check_not_empty,
     check_rollout_lengths,
@@ -45,7 +46,7 @@ from coordexp_trl.trainers.record_checks import (
 EvalRecords = Sequence[DetectionRecord] | dict[str, Sequence[DetectionRecord]] | None
 
 
-class RolloutEvaluationMixin:
+class RolloutEvaluationMixin(OverlayMixin):
     """
     For a [`~transformers.Trainer`] whose configuration is a [`DetectionConfig`] and whose evaluation datasets are
     [`RecordDataset`]s: call `_read_checkpoint` before `super().__init__()` and `_set_up_rollouts` after it.
@@ -109,6 +110,7 @@ class RolloutEvaluationMixin:
     def _set_up_rollouts(self) -> None:
         self._dist = DistributedBackend(self.accelerator)
         self.engine = self._build_engine()
+        self._set_up_overlays()
         self._prompts_checked = False
         self._evaluated: list[tuple[int, EvaluatedImage]] = []
 
@@ -236,8 +238,9 @@ class RolloutEvaluationMixin:
         self._evaluated = []
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         # The last batch is filled up with repeated images: each counts once
-        images = [image for _, image in sorted(dict(gather_object(self._evaluated)).items())]
-        for name, value in metrics_by_dataset(images).items():
+        evaluated = dict(gather_object(self._evaluated))
+        self._choose_overlays(dataloader.dataset.records, evaluated, metric_key_prefix)
+        for name, value in metrics_by_dataset([image for _, image in sorted(evaluated.items())]).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
 

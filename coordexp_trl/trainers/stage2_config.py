@@ -105,7 +105,8 @@ class CoordExpStage2Config(VLLMConfig, DetectionConfig, _BaseConfig):
         > Parameters that control logging
 
         log_completions (`bool`, *optional*, defaults to `False`):
-            Whether to print a sample of completions at every log, and write it under `completions/`.
+            Whether to print a sample of completions at every log, and write all of them under `completions/` and to
+            W&B and trackio, where `report_to` names these.
         num_completions_to_print (`int`, *optional*):
             Number of completions to print; all of the last generation by default.
 

@@ -291,7 +291,7 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
         super().log(logs, start_time)
         self._metrics[mode].clear()
         if self._completions is not None and mode == "train" and self.accelerator.is_main_process:
-            self._completions.show(self.state.global_step)
+            self._completions.show(self.state.global_step, self.callback_handler.callbacks)
 
     # Data and checkpoints
 

@@ -31,6 +31,7 @@ both = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
         ({"max_length": 0}, "max_length", "0", "positive"),
         ({"eval_iou_threshold": 0.0}, "eval_iou_threshold", "0.0", "(0, 1]"),
         ({"eval_iou_threshold": 50}, "eval_iou_threshold", "50", "(0, 1]"),
+        ({"log_overlays": -1}, "log_overlays", "-1", "0 or greater"),
         ({"max_completion_length": 0}, "max_completion_length", "0", "at least 1"),
     ],
 )

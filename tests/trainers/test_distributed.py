@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from scripts.two_processes import SCENARIOS
-from toys import relative_difference
+from toys import read_events, relative_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parent / "scripts" / "two_processes.py"
@@ -122,6 +122,12 @@ def test_repeated_records_of_the_last_batches_count_once(checkpoint, records, re
     for metrics in results("evaluation"):
         assert metrics.keys() == expected.keys()
         assert metrics == pytest.approx(expected, rel=1e-12)
+    # One process draws what both have found
+    alone, together = read_events(tmp_path), read_events(results.folder / "evaluation")
+    assert len(alone.Tags()["images"]) == 6
+    for name in alone.Tags()["images"]:
+        (one,), (two,) = alone.Images(name), together.Images(name)
+        assert one.encoded_image_string == two.encoded_image_string
 
 
 @pytest.mark.parametrize("name", ["resumed", "resumed_fusion"])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import Qwen3VLForConditionalGeneration, Trainer
 
 from coordexp_trl import (
@@ -229,6 +230,13 @@ def relative_difference(actual: dict[str, torch.Tensor], expected: dict[str, tor
     largest = max((expected[name] - start[name]).abs().max() for name in expected)
     assert largest > 0
     return float(max((actual[name] - expected[name]).abs().max() for name in expected) / largest)
+
+
+def read_events(folder: Path) -> EventAccumulator:
+    """What TensorBoard was given: all scalars and images, of the one run below an output folder."""
+    (run,) = (folder / "runs").iterdir()
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0})
+    return events.Reload()
 
 
 def _key(prompt: Prompt) -> bytes:

@@ -86,6 +86,8 @@ def evaluation(checkpoint, records, folder, processes):
         processes,
         trainer_options={"eval_dataset": {"five": records[:5], "one": records[5:6]}},
         per_device_eval_batch_size=2,
+        report_to="tensorboard",
+        log_overlays=6,
     )
     clock = ("time", "per_second")
     return {name: value for name, value in trainer.evaluate().items() if not any(word in name for word in clock)}
