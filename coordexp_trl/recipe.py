@@ -283,7 +283,7 @@ def plan_rows(trainer: Trainer) -> list[tuple[str, str]]:
 
     Returns:
         `list[tuple[str, str]]`: What will be trained, in which batches, and the memory that the model's states take
-        on one process (weights and gradients as loaded, two float32 moments of AdamW); activations come on top.
+        on one process, see [`state_memory`].
     """
     args = trainer.args
     images = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -294,9 +294,7 @@ def plan_rows(trainer: Trainer) -> list[tuple[str, str]]:
     steps = args.max_steps if args.max_steps > 0 else int(steps_per_epoch * args.num_train_epochs)
     parameters = list(trainer.model.parameters())
     learning = [parameter for parameter in parameters if parameter.requires_grad]
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    gradients = sum(parameter.numel() * parameter.element_size() for parameter in learning)
-    moments = sum(parameter.numel() * 8 for parameter in learning)
+    weights, gradients, moments = state_memory(trainer.model)
     prompt_lengths = trainer.record_lengths[:, 0]
     gigabyte = 1024**3
     return [
@@ -311,6 +309,22 @@ def plan_rows(trainer: Trainer) -> list[tuple[str, str]]:
         ("memory of gradients", f"{gradients / gigabyte:.2f} GiB"),
         ("memory of AdamW", f"{moments / gigabyte:.2f} GiB"),
     ]
+
+
+def state_memory(model: torch.nn.Module) -> tuple[int, int, int]:
+    """
+    Args:
+        model (`torch.nn.Module`):
+            Model, with what learns marked by `requires_grad`.
+
+    Returns:
+        `tuple[int, int, int]`: Bytes of the weights, of the gradients, and of AdamW's two moments; gradients and
+        moments have the dtype of their parameter. Activations come on top.
+    """
+    parameters = list(model.parameters())
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    weights, gradients = (sum(item.numel() * item.element_size() for item in each) for each in (parameters, learning))
+    return weights, gradients, 2 * gradients
 
 
 def _source_rows(fusion: FusionDataset | None) -> list[tuple[str, str]]:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from toys import PLAIN_SFT, load_model, make_stage1_trainer, make_stage2_trainer, one_step
+from transformers import TrainerCallback
 
 from coordexp_trl.adapters.rows import RowLookup, token_row_layers
 from coordexp_trl.coordinates import WILDCARD_TOKEN
 from coordexp_trl.generation import SamplingConfig
+from coordexp_trl.recipe import state_memory
 
 LORA = {"r": 2, "target_modules": ["q_proj"]}
 STAGES = {"stage1": make_stage1_trainer, "stage2": make_stage2_trainer}
@@ -204,3 +206,35 @@ def test_plain_sft_trains_rows_too(checkpoint, records, tmp_path):
     )  # fmt: skip
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(moved) == 1 and re.search(ROWS, *moved)
+
+
+# Memory
+
+
+class _Gradients(TrainerCallback):
+    """Keeps the bytes of the gradients before the optimizer's step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.bytes = sum(value.grad.nbytes for value in model.parameters() if value.grad is not None)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "rows", "lora and rows"])
+def test_the_memory_that_is_foretold_is_what_a_step_holds(make_trainer, source, records, tmp_path, mode):
+    peft_config = LoraConfig(**LORA) if "lora" in mode else None
+    gradients = _Gradients()
+    trainer = make_trainer(
+        source,
+        records,
+        tmp_path,
+        trainer_options={"peft_config": peft_config, "callbacks": [gradients]},
+        coord_rows="rows" in mode,
+        max_steps=1,
+        per_device_train_batch_size=8,
+    )
+    weights, foretold, moments = state_memory(trainer.model)
+    trainer.train()
+    storages = {value.untyped_storage().data_ptr(): value.nbytes for value in trainer.model.parameters()}
+    states = trainer.optimizer.state.values()
+    assert weights == sum(storages.values())
+    assert foretold == gradients.bytes
+    assert moments == sum(state[name].nbytes for state in states for name in ("exp_avg", "exp_avg_sq"))
