@@ -33,7 +33,7 @@ CLASS_NUMBERS += ("ap", "ap50", "ap75")
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluatedObject:
+class ObjectResult:
     """
     A GT object or a prediction, and what became of it.
 
@@ -55,7 +55,7 @@ class EvaluatedObject:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluatedImage:
+class ImageResult:
     """
     A line of `per_image.jsonl`.
 
@@ -74,7 +74,7 @@ class EvaluatedImage:
             `"length"` if a completion was cut.
         dropped (`int`):
             Malformed objects that were left out.
-        ground_truth (`tuple[EvaluatedObject, ...]`), predictions (`tuple[EvaluatedObject, ...]`):
+        ground_truth (`tuple[ObjectResult, ...]`), predictions (`tuple[ObjectResult, ...]`):
             The objects.
     """
 
@@ -89,8 +89,8 @@ class EvaluatedImage:
     f1: float | None
     finish_reason: str | None
     dropped: int
-    ground_truth: tuple[EvaluatedObject, ...]
-    predictions: tuple[EvaluatedObject, ...]
+    ground_truth: tuple[ObjectResult, ...]
+    predictions: tuple[ObjectResult, ...]
 
     @property
     def errors(self) -> int:
@@ -110,7 +110,7 @@ class RunFiles:
             `metrics.json`.
         classes (`list[dict[str, Any]]`):
             Rows of `per_class.csv`.
-        images (`list[EvaluatedImage]`):
+        images (`list[ImageResult]`):
             Lines of `per_image.jsonl`.
         run (`dict[str, Any]`, *optional*):
             `run.json` of the inference.
@@ -123,7 +123,7 @@ class RunFiles:
     folder: Path
     evaluation: dict[str, Any] | None = None
     classes: list[dict[str, Any]] = field(default_factory=list)
-    images: list[EvaluatedImage] = field(default_factory=list)
+    images: list[ImageResult] = field(default_factory=list)
     run: dict[str, Any] | None = None
     trainer_state: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
@@ -237,18 +237,18 @@ def _cell(text: str | None, place: str) -> float | int | None:
     return value if math.isfinite(value) else None
 
 
-def _read_images(path: Path) -> list[EvaluatedImage]:
+def _read_images(path: Path) -> list[ImageResult]:
     if path.stat().st_size == 0:
         return []
     return [_parse_image(row, f"{place}: ") for place, row in read_json_lines(path)]
 
 
-def _parse_image(row: dict[str, Any], before: str) -> EvaluatedImage:
+def _parse_image(row: dict[str, Any], before: str) -> ImageResult:
     counts = {name: need(row, name, int, before) for name in ("width", "height", "tp", "fp", "fn")}
     if min(counts["width"], counts["height"]) < 1:
         raise ValueError(f"{before}width = {counts['width']}, height = {counts['height']}: must be 1 or more pixels.")
     dropped = row.get("dropped") or 0
-    return EvaluatedImage(
+    return ImageResult(
         image=need(row, "image", str, before),
         image_path=None if row.get("image_path") is None else need(row, "image_path", str, before),
         **counts,
@@ -261,9 +261,7 @@ def _parse_image(row: dict[str, Any], before: str) -> EvaluatedImage:
     )
 
 
-def _parse_objects(
-    row: dict[str, Any], key: str, statuses: tuple[str, ...], before: str
-) -> tuple[EvaluatedObject, ...]:
+def _parse_objects(row: dict[str, Any], key: str, statuses: tuple[str, ...], before: str) -> tuple[ObjectResult, ...]:
     objects = []
     for index, item in enumerate(need(row, key, list, before)):
         place = f"{before}{key}[{index}]"
@@ -276,7 +274,7 @@ def _parse_objects(
             raise ValueError(f"{place}.status = {shorten(item.get('status'))}: must be one of {list(statuses)}.")
         score = item.get("score")
         objects.append(
-            EvaluatedObject(
+            ObjectResult(
                 desc=need(item, "desc", str, f"{place}."),
                 bbox_2d=box,
                 status=item["status"],

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from coordexp_trl.evaluation.panels import draw_pair
 from coordexp_trl.evaluation.report import Figure, encode_picture
-from coordexp_trl.evaluation.run_files import EvaluatedImage, EvaluatedObject
+from coordexp_trl.evaluation.run_files import ImageResult, ObjectResult
 from coordexp_trl.image_files import UnusableImage, decode_image
 from coordexp_trl.workers import resolve_num_workers
 
@@ -24,14 +24,12 @@ _MANY, _SIDE_OF_MANY = 100, 448  # so many pictures get smaller ones: a page of 
 _GREY = (110, 112, 118)
 
 
-def choose_images(
-    images: Sequence[EvaluatedImage], num: int, sort: str = "worst", seed: int = 0
-) -> list[EvaluatedImage]:
+def choose_images(images: Sequence[ImageResult], num: int, sort: str = "worst", seed: int = 0) -> list[ImageResult]:
     """
     Chooses and orders the images of a gallery.
 
     Args:
-        images (`Sequence[EvaluatedImage]`):
+        images (`Sequence[ImageResult]`):
             All images.
         num (`int`):
             How many to show at most.
@@ -42,7 +40,7 @@ def choose_images(
             Seed of the random order.
 
     Returns:
-        `list[EvaluatedImage]`: the images; their order does not depend on that of `images`.
+        `list[ImageResult]`: the images; their order does not depend on that of `images`.
 
     Raises:
         `ValueError`: if `num` is negative or `sort` is unknown.
@@ -60,7 +58,7 @@ def choose_images(
 
 
 def draw_images(
-    images: Sequence[EvaluatedImage],
+    images: Sequence[ImageResult],
     image_root: Path | None = None,
     num_workers: int | None = None,
     show_progress: bool = True,
@@ -69,7 +67,7 @@ def draw_images(
     Draws evaluated images.
 
     Args:
-        images (`Sequence[EvaluatedImage]`):
+        images (`Sequence[ImageResult]`):
             The images.
         image_root (`Path`, *optional*):
             Folder at which relative image paths start. Defaults to where the images lay when they were evaluated.
@@ -97,14 +95,14 @@ def draw_images(
     return figures, problems
 
 
-def image_file(item: EvaluatedImage, image_root: Path | None) -> Path:
+def image_file(item: ImageResult, image_root: Path | None) -> Path:
     """Returns where the image should lie."""
     if image_root is not None:
         return image_root / item.image  # an absolute path stays as it is
     return Path(item.image_path or item.image)
 
 
-def _draw(item: EvaluatedImage, image_root: Path | None, side: int) -> tuple[Figure, bool]:
+def _draw(item: ImageResult, image_root: Path | None, side: int) -> tuple[Figure, bool]:
     notes, size = _notes(item), (item.width, item.height)
     try:
         image, stored = decode_image(image_file(item, image_root))
@@ -124,7 +122,7 @@ def _draw(item: EvaluatedImage, image_root: Path | None, side: int) -> tuple[Fig
     return Figure(encode_picture(left), f"{item.image}: {', '.join(notes)}", encode_picture(right)), readable
 
 
-def _notes(item: EvaluatedImage) -> list[str]:
+def _notes(item: ImageResult) -> list[str]:
     """What the caption says after the name."""
     repeated = f" ({item.duplicates} duplicate{'s' * (item.duplicates > 1)})" if item.duplicates else ""
     notes = [f"{item.tp} TP", f"{item.fp} FP{repeated}", f"{item.fn} missed"]
@@ -137,5 +135,5 @@ def _notes(item: EvaluatedImage) -> list[str]:
     return notes
 
 
-def _label(found: EvaluatedObject) -> str:
+def _label(found: ObjectResult) -> str:
     return found.desc if found.score is None else f"{found.desc} {found.score:.2f}"

@@ -6,7 +6,7 @@ import json
 import pytest
 from run_folders import CAT, images, metrics, write_evaluation, write_training
 
-from coordexp_trl.evaluation.run_files import EvaluatedObject, read_run
+from coordexp_trl.evaluation.run_files import ObjectResult, read_run
 
 
 def test_everything_is_read(tmp_path):
@@ -20,7 +20,7 @@ def test_everything_is_read(tmp_path):
         ("bird", 0, 0.25, None, None),
     ]
     first, second, third = found.images
-    assert first.predictions == (EvaluatedObject("cat", tuple(CAT), "tp", 0.7),)
+    assert first.predictions == (ObjectResult("cat", tuple(CAT), "tp", 0.7),)
     assert (second.tp, second.fp, second.fn, second.duplicates, second.finish_reason) == (1, 1, 1, 1, "length")
     assert (third.errors, third.dropped, third.ground_truth[0].status) == (4, 2, "missed")
     assert found.trainer_state["global_step"] == 20 and found.result["after"] == {"eval_f1": 0.375}

@@ -2,15 +2,18 @@
 """Tests of coordexp_trl.evaluation.run_gallery."""
 
 import io
+import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from run_folders import images, write_evaluation
 
+from coordexp_trl.evaluation import run_gallery
 from coordexp_trl.evaluation.panels import COLORS
-from coordexp_trl.evaluation.run_files import read_run
+from coordexp_trl.evaluation.run_files import ImageResult, ObjectResult, read_run
 from coordexp_trl.evaluation.run_gallery import choose_images, draw_images, image_file
 
 
@@ -114,7 +117,8 @@ def test_where_images_are_looked_for(folder, tmp_path):
     assert image_file(with_path, tmp_path) == tmp_path / "a.png"
 
 
-def test_many_images_get_smaller_pictures_and_threads_change_nothing(folder):
+def test_many_images_get_smaller_pictures_and_threads_change_nothing(folder, monkeypatch):
+    monkeypatch.setattr(run_gallery, "_MANY", 3)
     image = read_run(folder).images[0]
     Image.effect_noise((900, 600), 60).save(folder / "images" / "a.png")
     large = [
@@ -122,6 +126,27 @@ def test_many_images_get_smaller_pictures_and_threads_change_nothing(folder):
     ]
     few, _ = draw_images(large * 3, folder / "images", num_workers=1, show_progress=False)
     again, _ = draw_images(large * 3, folder / "images", num_workers=3, show_progress=False)
-    many, _ = draw_images(large * 101, folder / "images", show_progress=False)
+    many, _ = draw_images(large * 4, folder / "images", show_progress=False)
     assert few == again and few[0].image.width == 640
     assert many[0].image.width == 448 and len(many[0].image.data) < 0.7 * len(few[0].image.data)
+
+
+@pytest.mark.shared_data
+def test_real_photographs(shared_data):
+    folder = shared_data / "coco_permissive"
+    coco = json.loads((folder / "instances_val2017.json").read_text())
+    names = {item["id"]: item["name"] for item in coco["categories"]}
+    found = []
+    for image in coco["images"][:12]:
+        boxes = [item for item in coco["annotations"] if item["image_id"] == image["id"]]
+        corners = [(x, y, x + w, y + h) for x, y, w, h in (item["bbox"] for item in boxes)]
+        labels = [names[item["category_id"]] for item in boxes]
+        truths = tuple(ObjectResult(*pair, "missed") for pair in zip(labels, corners, strict=True))
+        path, counts = folder / "images" / "val2017" / image["file_name"], (0, 0, len(truths), 0)
+        size = (image["width"], image["height"])
+        found.append(ImageResult(path.name, str(path), *size, *counts, 0.0, "stop", 0, truths, ()))
+    figures, unreadable = draw_images(found, show_progress=False)
+    assert (len(figures), unreadable) == (12, 0)
+    assert all("pixels" not in figure.caption for figure in figures)  # the files have the size of the annotations
+    sizes = [len(figure.image.data) + len(figure.beside.data) for figure in figures]
+    assert sum(sizes) / len(sizes) < 160_000
