@@ -26,7 +26,7 @@ OVERLAY_LEGEND = {
 _MAX_SIZE = (2160, 16383)  # two panels of an overlay, and the most that WebP can hold; larger pictures are shrunk
 _QUALITY = 75  # of lossy WebP; 24 overlays of photographs with panels 800 pixels wide take about 4 MB
 _METHOD = 2  # of WebP: half the time of the default for files 2 % larger
-_FEW_COLORS = 4096  # photographs have more, charts fewer
+_MAX_ENTROPY = 5.0  # bits; photographs have 6 to 8, grey ones too, and charts about 3
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _load_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
 def _encode(image: Image.Image) -> bytes:
     """As lossless WebP where that is cheap, as for charts, whose thin coloured lines lossy compression blurs."""
     lossy = _webp(image, quality=_QUALITY)
-    if image.getcolors(_FEW_COLORS) is None:
+    if image.entropy() > _MAX_ENTROPY:  # trying takes ten times as long as lossy compression
         return lossy
     lossless = _webp(image, lossless=True)
     return lossless if len(lossless) <= 2 * len(lossy) else lossy

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from coordexp_trl.evaluation import report
 from coordexp_trl.evaluation.pictures import COLORS, draw_overlay
 from coordexp_trl.evaluation.report import OVERLAY_LEGEND, Figure, Gallery, Table, write_report
 from coordexp_trl.records import DetectionObject
@@ -172,9 +173,12 @@ def test_overlays_of_photographs_stay_small(write):
     assert difference.mean() < 6
 
 
-def test_greyscale_photographs_have_few_colours_but_stay_small(write):
+def test_greyscale_photographs_have_few_colours_but_stay_small(write, monkeypatch):
+    tried, encode = [], report._webp
+    monkeypatch.setattr(report, "_webp", lambda image, **options: tried.append(options) or encode(image, **options))
     (picture,) = write("a", [Gallery("b", [Figure(photograph((400, 300)).convert("L"))])]).pictures()
     assert picture.format == "WEBP" and picture.fp.getbuffer().nbytes < 400 * 300 / 4
+    assert len(tried) == 1  # lossless compression, which is slow, is not even tried
 
 
 def test_columns_and_legend(write):

@@ -121,9 +121,7 @@ def test_many_images_get_smaller_pictures_and_threads_change_nothing(folder, mon
     monkeypatch.setattr(run_gallery, "_MANY", 3)
     image = read_run(folder).images[0]
     Image.effect_noise((900, 600), 60).save(folder / "images" / "a.png")
-    large = [
-        image.__class__(**{name: getattr(image, name) for name in image.__slots__} | {"width": 900, "height": 600})
-    ]
+    large = [replace(image, width=900, height=600)]
     few, _ = draw_images(large * 3, folder / "images", num_workers=1, show_progress=False)
     again, _ = draw_images(large * 3, folder / "images", num_workers=3, show_progress=False)
     many, _ = draw_images(large * 4, folder / "images", show_progress=False)
