@@ -64,7 +64,7 @@ def read_annotations(path: str | Path) -> CocoAnnotations:
     content = read_json(path, "annotations")
     _check_form(path, content)
     notes: Counter[str] = Counter()
-    categories = _categories(path, content["categories"])
+    categories = read_categories(path, content["categories"])
     objects: dict[int | str, list[tuple[str, dict]]] = {}
     for index, image in enumerate(content["images"]):
         place = f"{path}: images[{index}]"
@@ -125,7 +125,8 @@ def _check_form(path: Path, content: Any) -> None:
         raise ValueError(f"{path}: images is empty, there is nothing to convert.")
 
 
-def _categories(path: Path, entries: list) -> dict[int, dict]:
+def read_categories(path: Path, entries: list) -> dict[int, dict]:
+    """Returns the entries of `categories` by id, ids and names checked; runs of white space in names are one space."""
     categories = {}
     for index, entry in enumerate(entries):
         place = f"{path}: categories[{index}]"

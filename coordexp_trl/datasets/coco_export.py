@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from coordexp_trl.datasets.coco_ids import are_image_ids, number_categories
 from coordexp_trl.datasets.conversion import ConversionReport
 from coordexp_trl.datasets.json_lines import write_json_lines
 from coordexp_trl.datasets.lvis import FEDERATED_KEYS, FREQUENCIES
@@ -98,7 +99,7 @@ class _Content:
     def finish(self, report: ConversionReport) -> dict:
         report.images = len(self.images)
         ids = [image["id"] for image in self.images]
-        if not all(type(image_id) is int for image_id in ids) or len(set(ids)) < len(ids):
+        if not are_image_ids(ids):
             if any(image_id is not None for image_id in ids):
                 report.notes["image numbered anew: not every image_id of metadata is an integer of its own"] = len(ids)
             ids = list(range(1, len(ids) + 1))
@@ -120,20 +121,15 @@ class _Content:
     def _category_ids(self, report: ConversionReport) -> dict[str, int]:
         """The category id of each description that is written."""
         descs = {annotation["category_id"] for annotation in self.annotations}
-        if any(len(names) > 1 for names in self.descs_of.values()):
+        id_of = number_categories(descs, self.descs_of)
+        if id_of is None:
             report.notes["category numbered anew: category_ids of metadata contradict each other"] = len(descs)
             self.frequency_of.clear()
             for image in self.images:
                 for key in FEDERATED_KEYS:
                     image.pop(key, None)
-            return {desc: number for number, desc in enumerate(sorted(descs), start=1)}
-        id_of = {}
-        for category_id in sorted(self.descs_of):
-            (desc,) = self.descs_of[category_id]
-            if desc in descs:
-                id_of.setdefault(desc, category_id)
-        first_free = max(self.descs_of, default=0) + 1
-        return id_of | {desc: number for number, desc in enumerate(sorted(descs - id_of.keys()), start=first_free)}
+            return number_categories(descs, {})
+        return id_of
 
 
 def _parallel(metadata: dict, key: str, record: DetectionRecord, report: ConversionReport) -> Sequence:

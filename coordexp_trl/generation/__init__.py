@@ -5,7 +5,7 @@ from coordexp_trl.generation.base import Rollout, RolloutEngine, SamplingConfig
 from coordexp_trl.generation.image_features import ImageFeatures, feature_placeholders
 from coordexp_trl.generation.prompts import DEFAULT_PROMPT, Prompt, PromptBuilder, check_prompt_ids
 from coordexp_trl.generation.transformers_engine import TransformersEngine
-from coordexp_trl.generation.vllm_config import VLLMConfig, check_vllm_sampling
+from coordexp_trl.generation.vllm_config import VLLMConfig, check_vllm_sampling, require_vllm
 
 __all__ = [
     "DEFAULT_PROMPT",
@@ -20,4 +20,5 @@ __all__ = [
     "check_prompt_ids",
     "check_vllm_sampling",
     "feature_placeholders",
+    "require_vllm",
 ]

@@ -29,6 +29,7 @@ class _Recorder(LogitsProcessor):
         self.latest: torch.Tensor | None = None
         self.pending: torch.Tensor | None = None
         self.logprobs: list[torch.Tensor] = []
+        self.is_coord: torch.Tensor | None = None  # of each token id
         self.slots: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def observe(self, head: torch.nn.Module, args: tuple, logits: torch.Tensor) -> None:
@@ -46,13 +47,21 @@ class _Recorder(LogitsProcessor):
         logits, self.pending = self.pending, None
         self.logprobs.append(logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1))
         if self.keep_coord_logits:
-            rows = torch.isin(chosen, self.coord_ids).nonzero()[:, 0]
-            self.slots.append((rows.cpu(), logits[rows][:, self.coord_ids].cpu()))
+            if self.is_coord is None:
+                self.is_coord = torch.zeros(logits.size(1), dtype=torch.bool, device=logits.device)
+                self.is_coord[self.coord_ids] = True
+            rows = self.is_coord[chosen].nonzero()[:, 0]
+            self.slots.append((rows, logits.index_select(0, rows).index_select(1, self.coord_ids)))
 
-    def coord_logits(self, row: int, length: int) -> torch.Tensor:
-        """Coordinate logits of one row's slots among its first `length` tokens."""
-        kept = [logits[rows == row] for rows, logits in self.slots[:length]]
-        return torch.cat(kept) if kept else torch.zeros(0, len(self.coord_ids))
+    def coord_logits(self, completions: list[list[int]]) -> list[torch.Tensor]:
+        """Coordinate logits at the slots of each row's completion, cut before its end token."""
+        if not self.slots:
+            return [torch.zeros(0, len(self.coord_ids))] * len(completions)
+        rows, logits = (torch.cat(parts).cpu() for parts in zip(*self.slots, strict=True))
+        of_rows = logits[rows.argsort(stable=True)].split(rows.bincount(minlength=len(completions)).tolist())
+        coord_ids = set(self.coord_ids.tolist())
+        counts = [sum(token in coord_ids for token in ids) for ids in completions]
+        return [of_row[:count] for of_row, count in zip(of_rows, counts, strict=True)]
 
 
 class TransformersEngine:
@@ -114,16 +123,20 @@ class TransformersEngine:
         if recording:
             recorder.settle(output[:, -1])
         logprobs = torch.stack(recorder.logprobs, dim=1).cpu() if recording else None
+        ended = [
+            ids[: next((k for k, token in enumerate(ids) if token in self.eos_token_ids), len(ids))]
+            for ids in completions.tolist()
+        ]
+        coord_logits = recorder.coord_logits(ended) if sampling.coord_logits else None
         rollouts = []
-        for row, ids in enumerate(completions.tolist()):
-            length = next((k for k, token in enumerate(ids) if token in self.eos_token_ids), len(ids))
+        for row, ids in enumerate(ended):
             rollouts.append(
                 Rollout(
                     prompt_ids=prompts[row // sampling.num_generations].ids,
-                    completion_ids=ids[:length],
-                    finish_reason="stop" if length < len(ids) else "length",
-                    logprobs=logprobs[row, :length].tolist() if sampling.logprobs else None,
-                    coord_logits=recorder.coord_logits(row, length) if sampling.coord_logits else None,
+                    completion_ids=ids,
+                    finish_reason="stop" if len(ids) < completions.size(1) else "length",
+                    logprobs=logprobs[row, : len(ids)].tolist() if sampling.logprobs else None,
+                    coord_logits=coord_logits[row] if sampling.coord_logits else None,
                 )
             )
         return rollouts
