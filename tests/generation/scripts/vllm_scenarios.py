@@ -20,6 +20,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from vllm_processes import free_port
 
+from coordexp_trl.adapters.rows import use_row_lookup
 from coordexp_trl.coordinates import CoordVocabulary
 from coordexp_trl.datasets.shapes import draw_shapes
 from coordexp_trl.generation import PromptBuilder, Rollout, SamplingConfig, TransformersEngine, VLLMConfig
@@ -157,6 +158,7 @@ def dora(bench: Bench) -> dict:
 def follow_adapters(bench: Bench, **options) -> dict:
     targets = r".*language_model.*\.(q_proj|v_proj|up_proj)"
     model = get_peft_model(bench.load(), LoraConfig(r=4, lora_alpha=8, target_modules=targets, **options)).eval()
+    use_row_lookup(model)  # as the trainers do
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     result = follow(bench, model, lambda name: name in learning)
     result["merged"] = any(getattr(module, "merged", False) for module in model.modules())
