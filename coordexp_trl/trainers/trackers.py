@@ -52,7 +52,8 @@ def log_pictures(
         step (`int`):
             Optimizer steps done.
     """
-    numbered = [(f"{name}/{number}", *item) for number, item in enumerate(pictures)]
+    # trackio shows the number of its own calls as the step
+    numbered = [(f"{name}/{k}", f"{caption} (step {step})", item) for k, (caption, item) in enumerate(pictures)]
     for callback in callbacks:
         if isinstance(callback, TensorBoardCallback):
             for tag, _, picture in numbered:

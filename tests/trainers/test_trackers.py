@@ -209,7 +209,7 @@ def test_wandb_and_trackio_are_given_numbers_and_pictures_at_their_steps(
         assert row.keys() == {"eval/overlays/0", "eval/overlays/1", "train/global_step"}  # one call for all of them
         for number in range(2):
             image = row[f"eval/overlays/{number}"]
-            assert image.caption == records[number].images[0]
+            assert image.caption == f"{records[number].images[0]} (step {row['train/global_step']})"
             assert np.array_equal(np.asarray(image.picture), expected_overlay(trainer, records, number))
     assert len(recorder.runs) == 1  # one run for all, though trackio's ends with the training
     assert recorder.config["log_overlays"] == 2
@@ -222,7 +222,7 @@ def test_several_sets_take_turns_and_a_prefix_names_the_series(checkpoint, recor
     (row,) = rows_with(recorder, "test/overlays/0")
     assert rows_with(recorder, "test/f1") and not rows_with(recorder, "eval/overlays/0")
     names = [row[f"test/overlays/{number}"].caption for number in range(3)]
-    assert names == [records[number].images[0] for number in (0, 0, 1)] and "test/overlays/3" not in row
+    assert names == [f"{records[number].images[0]} (step 0)" for number in (0, 0, 1)] and "test/overlays/3" not in row
 
 
 def test_completions_go_to_wandb_and_trackio(checkpoint, records, tmp_path, recorder):
