@@ -10,7 +10,7 @@ from coordexp_trl.generation import SamplingConfig, VLLMConfig, check_vllm_sampl
 from coordexp_trl.losses.terms import LossConfig
 from coordexp_trl.matching import MatchingConfig
 from coordexp_trl.sequences import EXTRA_POLICIES, MISSED_ORDERS, MODES
-from coordexp_trl.trainers.detection_config import DetectionConfig, check_choice
+from coordexp_trl.trainers.detection_config import DICT_OPTIONS, DetectionConfig, check_choice
 
 
 @dataclass
@@ -119,9 +119,9 @@ class CoordExpStage2Config(VLLMConfig, DetectionConfig, _BaseConfig):
     """
 
     _VALID_DICT_FIELDS = _BaseConfig._VALID_DICT_FIELDS + [
+        *DICT_OPTIONS,
         "model_init_kwargs",
         "generation_kwargs",
-        "chat_template_kwargs",
         "vllm_limit_mm_per_prompt",
         "vllm_mm_processor_kwargs",
     ]

@@ -36,6 +36,7 @@ from coordexp_trl.sequences import GroundTruthObject, SequenceBuilder, ground_tr
 from coordexp_trl.trainers.completions import CompletionTable
 from coordexp_trl.trainers.data import GenerationBatchSampler, RecordDataset, Sample, without_repeats
 from coordexp_trl.trainers.micro_batch import MicroBatch, split_generation
+from coordexp_trl.trainers.optimizer_groups import OptimizerGroupsMixin
 from coordexp_trl.trainers.rollout_evaluation import EvalRecords, as_datasets
 from coordexp_trl.trainers.rollout_stats import RolloutStats, matched_counts
 from coordexp_trl.trainers.setup import load_model_and_processor, refuse_data_parallel, wrap_with_adapters
@@ -48,7 +49,7 @@ logger = get_logger(__name__)
 BUFFER_FILE = "rollouts_{rank}.json"
 
 
-class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
+class CoordExpStage2Trainer(StepLossMixin, OptimizerGroupsMixin, VLLMRolloutsMixin, _BaseTrainer):
     """
     Trainer of Stage-2: rollout → parse → one-to-one matching → teacher-forced forward → matched-set losses.
 
@@ -113,7 +114,7 @@ class CoordExpStage2Trainer(StepLossMixin, VLLMRolloutsMixin, _BaseTrainer):
         self.records, self.record_lengths = self._check_records(
             model, args, train_dataset, eval_dataset, roll_out_training=True
         )
-        model = wrap_with_adapters(model, peft_config, args)
+        model = wrap_with_adapters(model, peft_config, args, self.vocabulary.ids.tolist())
         freeze_modules(model, args.freeze)
         if args.disable_dropout:
             disable_dropout_in_model(model)
