@@ -15,7 +15,6 @@ from coordexp_trl.doctor.check import Check, Step, fail, listed, ok, run_steps, 
 from coordexp_trl.doctor.checkpoint import Checkpoint
 from coordexp_trl.doctor.safetensors_files import StoredTensor, read_header
 
-_MERGE = "Merge it into the base first (PEFT's merge_and_unload, then save_pretrained), and serve the result."
 _VOCABULARY_MODULES = ("embed_tokens", "lm_head")
 
 
@@ -143,13 +142,20 @@ def check_fit(adapter: Adapter) -> Iterator[Check]:
 
 def check_token_rows(adapter: Adapter) -> Iterator[Check]:
     """Are the trained rows those of the coordinate tokens?"""
-    name, ids = "adapter.token_rows", set(adapter.base.vocabulary.ids.tolist())
+    name = "adapter.token_rows"
     whole = [module for module in adapter.saved_modules if module in _VOCABULARY_MODULES]
     if whole:
         yield ok(name, f"all rows are trained (modules_to_save: {', '.join(whole)})")
         return
     if not adapter.token_rows:
         yield ok(name, "no rows of tokens are trained: the base must know its coordinate tokens")
+        return
+    try:
+        ids = set(adapter.base.vocabulary.ids.tolist())
+    except ValueError as error:
+        yield fail(
+            name, f"it trains rows of tokens, and the base has none: {error}", "Use the base it was trained on."
+        )
         return
     for module, rows in adapter.token_rows.items():
         others, missing = sorted(set(rows) - ids), sorted(ids - set(rows))
@@ -173,9 +179,10 @@ def check_serving(adapter: Adapter) -> Iterator[Check]:
     reasons += ["it uses DoRA"] if getattr(config, "use_dora", False) else []
     reasons += [f"it is {config.peft_type.value}"] if config.peft_type not in ("LORA", "TRAINABLE_TOKENS") else []
     if reasons:
+        merge = f"Merge it first: coordexp merge --adapter {adapter.folder} --out DIR, and serve DIR."
         rows = set(saved) & set(_VOCABULARY_MODULES)
         lighter = " For coordinate rows trainable_token_indices is far smaller than modules_to_save." if rows else ""
-        yield warn(name, f"vLLM does not load it as LoRA: {listed(reasons)}", _MERGE + lighter)
+        yield warn(name, f"vLLM does not load it as LoRA: {listed(reasons)}", merge + lighter)
     else:
         yield ok(name, "plain LoRA")
 

@@ -169,8 +169,8 @@ def check_lengths(
     from coordexp_trl.trainers.record_checks import fit_records
 
     name, limit = "data.lengths", SamplingConfig().max_completion_length
-    vocabulary = checkpoint.vocabulary
     try:
+        vocabulary = checkpoint.vocabulary
         writer = get_protocol(protocol, checkpoint.tokenizer, vocabulary)
         prompts, grid = PromptBuilder(checkpoint.processor), CoordinateGrid(vocabulary.num_bins)
         _, lengths = fit_records(records, prompts, writer, grid, _NOT_LIMITED, "error")

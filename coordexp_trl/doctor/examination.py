@@ -4,9 +4,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from coordexp_trl.doctor.check import Check, attempt
+from coordexp_trl.doctor.check import FAIL, Check, attempt, warn
 from coordexp_trl.doctor.machine import check_disk, check_gpus, check_memory
 from coordexp_trl.doctor.packages import check_imports, check_python, check_versions
+
+# Without these, neither data nor a server can be compared with a checkpoint
+_NEEDED = {f"model.{name}" for name in ("folder", "config", "tokenizer", "coordinates", "processor", "chat_template")}
 
 
 def examine(
@@ -56,11 +59,17 @@ def examine(
         from coordexp_trl.doctor.model import check_model
 
         checkpoint = Checkpoint(model)
-        yield from attempt("model", check_model, checkpoint)
+        failed = set()
+        for check in attempt("model", check_model, checkpoint):
+            failed |= {check.name} if check.status == FAIL else set()
+            yield check
     if adapter is not None:
         from coordexp_trl.doctor.adapter import check_adapter
 
         yield from attempt("adapter", check_adapter, adapter, checkpoint)
+    if checkpoint is not None and failed & _NEEDED and (data or server):
+        checkpoint = None
+        yield warn("model.compared", "data and server are not compared with it", "Mend what failed above.")
     if data is not None:
         from coordexp_trl.doctor.data import check_data
 
@@ -68,4 +77,4 @@ def examine(
     if server is not None:
         from coordexp_trl.doctor.server import check_server
 
-        yield from attempt("server", check_server, server, timeout, checkpoint, parity)
+        yield from attempt("server", check_server, server, timeout, checkpoint, parity and checkpoint is not None)

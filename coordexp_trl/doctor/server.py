@@ -77,9 +77,13 @@ def check_server(url: str, timeout: float, checkpoint: Checkpoint | None, parity
         from coordexp_trl.doctor.server_parity import check_parity
 
         steps += (Step("server.parity", ("server.tokens", "server.images", "server.version"), check_parity),)
-    yield from run_steps(
-        steps, "server.skipped", Server(url if "://" in url else f"http://{url}", timeout, checkpoint)
-    )
+    yield from run_steps(steps, "server.skipped", Server(base_url(url), timeout, checkpoint))
+
+
+def base_url(url: str) -> str:
+    """Returns the address of a server as its client wants it: with a scheme, without the `/v1` of the API."""
+    url = url if "://" in url else f"http://{url}"
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def check_reachable(server: Server) -> Iterator[Check]:

@@ -1,16 +1,15 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """The connection to a vLLM server that is missing, slow, broken or serves something else. No vLLM runs here."""
 
-import json
 import socket
 import subprocess
 import sys
 import textwrap
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 
 import pytest
+from fake_server import answering
 from PIL import Image
 from vllm_processes import free_port
 
@@ -22,44 +21,16 @@ TOKENS = {"<|coord_0|>": 151670, "<|coord_999|>": 152669}
 @pytest.fixture
 def serve():
     """Starts a server that answers from a table of paths, to which a test may add; ends with the test."""
-    servers = []
+    from vllm import __version__
 
-    def start(**answers):
-        from vllm import __version__
-
-        table = {
-            "/health": {},
-            "/v1/models": {"data": [{"id": "checkpoint"}]},
-            "/version": {"version": __version__},
-            "/tokenize": lambda body: {"tokens": [TOKENS[body["prompt"]]], "max_model_len": 512},
-        } | {f"/{name}": answer for name, answer in answers.items()}
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self):
-                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
-                found = table.get(self.path.split("?")[0])
-                found = found(body) if callable(found) else found
-                data = json.dumps(found).encode()
-                self.send_response(404 if found is None else 200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *args):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    answers = {
+        "health": {},
+        "v1/models": {"data": [{"id": "checkpoint"}]},
+        "version": {"version": __version__},
+        "tokenize": lambda body: {"tokens": [TOKENS[body["prompt"]]], "max_model_len": 512},
+    }
+    with ExitStack() as servers:
+        yield lambda **others: servers.enter_context(answering(answers | others))
 
 
 @pytest.fixture
