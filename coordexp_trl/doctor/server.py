@@ -2,59 +2,19 @@
 """Checks of a vLLM server: does it answer, and with the same model, tokens and images?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 from coordexp_trl.coordinates import COORD_TOKEN
 from coordexp_trl.datasets.shapes import draw_shapes
 from coordexp_trl.doctor.check import Check, Step, fail, ok, run_steps, warn
 from coordexp_trl.doctor.checkpoint import Checkpoint
+from coordexp_trl.doctor.server_connection import Server, base_url
+from coordexp_trl.doctor.server_parity import check_parity
 from coordexp_trl.generation import PromptBuilder, SamplingConfig
 from coordexp_trl.generation.vllm_config import require_vllm
 from coordexp_trl.records import DEFAULT_GRID
 
 SERVE = "docs/vllm.md has the whole command."
 RAW_LOGPROBS = "raw_logprobs"
-_UNUSED_PORT = 0  # of the weight transfer, which is not opened
-
-
-@dataclass
-class Server:
-    """
-    A server, and what it is compared with.
-
-    Args:
-        url (`str`):
-            Address.
-        timeout (`float`):
-            Seconds that any call may take.
-        checkpoint ([`Checkpoint`], *optional*):
-            The model that it should serve.
-    """
-
-    url: str
-    timeout: float
-    checkpoint: Checkpoint | None
-
-    @cached_property
-    def client(self):
-        """The connected [`VLLMServerClient`]."""
-        from coordexp_trl.generation.vllm_server import VLLMServerClient
-
-        return VLLMServerClient(self.url, _UNUSED_PORT, self.timeout)
-
-    @property
-    def folder(self) -> str:
-        """The checkpoint's folder, for commands."""
-        return "CHECKPOINT" if self.checkpoint is None else str(self.checkpoint.folder)
-
-    @cached_property
-    def info(self) -> dict | None:
-        """The server's configuration; `None` if it does not tell, because its development endpoints are closed."""
-        try:
-            return self.client.get_server_info()
-        except RuntimeError:
-            return None
 
 
 def check_server(url: str, timeout: float, checkpoint: Checkpoint | None, parity: bool) -> Iterator[Check]:
@@ -72,18 +32,7 @@ def check_server(url: str, timeout: float, checkpoint: Checkpoint | None, parity
     Yields:
         [`Check`]
     """
-    steps = STEPS
-    if parity:
-        from coordexp_trl.doctor.server_parity import check_parity
-
-        steps += (Step("server.parity", ("server.tokens", "server.images", "server.version"), check_parity),)
-    yield from run_steps(steps, "server.skipped", Server(base_url(url), timeout, checkpoint))
-
-
-def base_url(url: str) -> str:
-    """Returns the address of a server as its client wants it: with a scheme, without the `/v1` of the API."""
-    url = url if "://" in url else f"http://{url}"
-    return url.rstrip("/").removesuffix("/v1")
+    yield from run_steps(STEPS + PARITY_STEPS * parity, "server.skipped", Server(base_url(url), timeout, checkpoint))
 
 
 def check_reachable(server: Server) -> Iterator[Check]:
@@ -246,3 +195,4 @@ STEPS = (
     Step("server.weight_transfer", ("server.reachable",), check_transfer),
     Step("server.logprobs", ("server.reachable",), check_logprobs),
 )
+PARITY_STEPS = (Step("server.parity", ("server.tokens", "server.images", "server.version"), check_parity),)

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from coordexp_trl.checkpoints import end_token_ids, share_padding_token
 from coordexp_trl.datasets.shapes import draw_shapes
 from coordexp_trl.doctor.check import Check, fail, ok
-from coordexp_trl.doctor.server import Server
+from coordexp_trl.doctor.server_connection import Server
 from coordexp_trl.generation import PromptBuilder, SamplingConfig, VLLMConfig
 from coordexp_trl.generation.parity import compare, model_choices
 

@@ -2,6 +2,7 @@
 """Tests of `coordexp doctor`: what it prints, and its exit status."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +118,17 @@ def test_nothing_is_compared_with_a_broken_checkpoint(capsys, quick, tmp_path):
     checks = {check["name"]: check["status"] for check in json.loads(out)}
     assert status == 1 and checks["model.compared"] == "warn" and checks["data.records"] == "ok"
     assert "data.lengths" not in checks
+
+
+def test_the_documentation_names_every_check():
+    from coordexp_trl.doctor import adapter, model, server
+
+    text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text("utf-8")
+    steps = [*model.STEPS, *adapter.STEPS, *server.STEPS, *server.PARITY_STEPS]
+    assert [step.name for step in steps if f"`{step.name}`" not in text] == []
+    options = [action.option_strings[0] for action in doctor_parser()._actions if action.dest not in ("help", "run")]
+    assert [option for option in options if f"`{option}" not in text] == []
+
+
+def doctor_parser():
+    return cli.build_parser()._commands.choices["doctor"]

@@ -8,7 +8,8 @@ import torch
 from fake_server import answering
 
 from coordexp_trl.doctor.checkpoint import Checkpoint
-from coordexp_trl.doctor.server import Server, base_url, check_images, check_server
+from coordexp_trl.doctor.server import check_images, check_server
+from coordexp_trl.doctor.server_connection import Server, base_url
 from coordexp_trl.tiny import detector_path
 
 pytestmark = pytest.mark.vllm
