@@ -6,7 +6,7 @@ one true positive. Among all matchings at the IoU threshold the one with the mos
 with the largest total IoU. Nothing depends on the order of predictions or GT, and no scores are needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -150,20 +150,58 @@ def match_detections(
         `list[tuple[int, int, float]]`: prediction, GT object and IoU of each match. Their order, and the choice among
         equally good matchings, follow the boxes and descriptions and not the order of the input.
     """
-    _check_threshold("iou_threshold", iou_threshold)
+    check_threshold("iou_threshold", iou_threshold)
     predictions, pred_keys = _prepare("pred", pred_boxes, pred_descs, class_agnostic)
     truths, gt_keys = _prepare("gt", gt_boxes, gt_descs, class_agnostic)
+    overlaps = class_overlaps(predictions, pred_keys, truths, gt_keys)
+    return match_overlaps(overlaps, iou_threshold)
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """
+    The IoU of the predictions and GT objects of one image within classes, in an order of their own.
+
+    Args:
+        iou (`numpy.ndarray`):
+            IoU of shape `(N, M)`, -1 where the classes differ.
+        pred_order (`numpy.ndarray`):
+            Index of the prediction of each row.
+        gt_order (`numpy.ndarray`):
+            Index of the GT object of each column.
+    """
+
+    iou: np.ndarray
+    pred_order: np.ndarray
+    gt_order: np.ndarray
+
+
+def class_overlaps(
+    predictions: torch.Tensor, pred_keys: np.ndarray, truths: torch.Tensor, gt_keys: np.ndarray
+) -> Overlaps:
+    """Compares boxes, float64 with sorted corners, of equal keys; rows and columns are ordered by key and box."""
     pred_order, gt_order = _canonical_order(predictions, pred_keys), _canonical_order(truths, gt_keys)
     iou = box_iou(predictions[pred_order], truths[gt_order]).numpy()
-    feasible = (iou >= iou_threshold) & (pred_keys[pred_order][:, None] == gt_keys[gt_order][None])
-    # One more pair is worth more than any sum of IoUs, which is at most min(N, M).
-    value = np.where(feasible, iou + min(iou.shape) + 1, 0.0)
-    rows, columns = linear_sum_assignment(value, maximize=True)
-    return [
-        (int(pred_order[row]), int(gt_order[column]), float(iou[row, column]))
-        for row, column in zip(rows, columns, strict=True)
-        if feasible[row, column]
-    ]
+    same = pred_keys[pred_order][:, None] == gt_keys[gt_order][None]
+    return Overlaps(np.where(same, iou, -1.0), pred_order, gt_order)
+
+
+def match_overlaps(overlaps: Overlaps, iou_threshold: float) -> list[tuple[int, int, float]]:
+    """Returns the matching of [`match_detections`]."""
+    iou = overlaps.iou
+    feasible = iou >= iou_threshold
+    rows, columns = np.nonzero(feasible)
+    if len(rows) > len(np.unique(rows)) or len(columns) > len(np.unique(columns)):  # some choice is left
+        rows, columns = np.unique(rows), np.unique(columns)
+        part = iou[np.ix_(rows, columns)]
+        # One more pair is worth more than any sum of IoUs, which is at most min(N, M).
+        value = np.where(part >= iou_threshold, part + min(iou.shape) + 1, 0.0)
+        chosen = linear_sum_assignment(value, maximize=True)
+        rows, columns = rows[chosen[0]], columns[chosen[1]]
+        kept = feasible[rows, columns]
+        rows, columns = rows[kept], columns[kept]
+    found = (overlaps.pred_order[rows], overlaps.gt_order[columns], iou[rows, columns])
+    return list(zip(*(values.tolist() for values in found), strict=True))
 
 
 def count_duplicates(
@@ -173,13 +211,25 @@ def count_duplicates(
     duplicate_iou: float = 0.7,
     class_agnostic: bool = False,
 ) -> int:
+    """Returns the number of duplicates of one image; see [`find_duplicates`]."""
+    return len(find_duplicates(boxes, descs, matched, duplicate_iou, class_agnostic))
+
+
+def find_duplicates(
+    boxes: Boxes,
+    descs: Sequence[str],
+    matched: Collection[int] = (),
+    duplicate_iou: float = 0.7,
+    class_agnostic: bool = False,
+) -> list[int]:
     """
-    Counts the predictions of one image that repeat another one.
+    Finds the predictions of one image that repeat another one.
 
     Predictions of one class whose boxes have an IoU of at least `duplicate_iou`, or are equal, are linked; linked ones
     form groups. A group may hold as many predictions as were matched to GT objects, and at least one: the others are
     duplicates. So a pile of `n` copies has `n - 1` duplicates whether or not there is an object below it, two objects
-    that truly overlap have none, and the count does not depend on the order.
+    that truly overlap have none, and nothing depends on the order. Of a group without a match the first by class and
+    box is kept.
 
     Args:
         boxes (`torch.Tensor`, `numpy.ndarray` or `list`):
@@ -194,24 +244,39 @@ def count_duplicates(
             Whether to ignore the descriptions.
 
     Returns:
-        `int`: number of duplicates, at most the number of predictions that are not matched.
+        `list[int]`: indices of the duplicates in ascending order; matched predictions are none.
     """
-    _check_threshold("duplicate_iou", duplicate_iou)
+    check_threshold("duplicate_iou", duplicate_iou)
     boxes, keys = _prepare("pred", boxes, descs, class_agnostic)
-    if len(keys) < 2:
-        return 0
+    return surplus(duplicate_groups(boxes, keys, duplicate_iou), matched, _canonical_order(boxes, keys))
+
+
+def duplicate_groups(boxes: torch.Tensor, keys: np.ndarray, duplicate_iou: float) -> np.ndarray:
+    """Returns the number, shape `(N,)`, of the group of each prediction, see [`find_duplicates`]."""
     same_place = (box_iou(boxes, boxes) >= duplicate_iou) | (boxes[:, None] == boxes[None]).all(dim=-1)
     linked = same_place.numpy() & (keys[:, None] == keys[None])
-    num_groups, group = connected_components(linked, directed=False)
-    allowed = np.bincount(group[list(matched)], minlength=num_groups).clip(min=1)
-    return int((np.bincount(group, minlength=num_groups) - allowed).sum())
+    return connected_components(linked, directed=False)[1] if linked.sum() > len(keys) else np.arange(len(keys))
+
+
+def surplus(groups: np.ndarray, matched: Collection[int], order: np.ndarray) -> list[int]:
+    """Returns the predictions that their groups have no room for, see [`find_duplicates`]; the first ones are kept."""
+    matched = set(matched)
+    taken = {groups[i] for i in matched}
+    found = []
+    for i in order:
+        if i not in matched:
+            if groups[i] in taken:
+                found.append(int(i))
+            taken.add(groups[i])
+    return sorted(found)
 
 
 def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else 0.0
 
 
-def _check_threshold(name: str, value: float) -> None:
+def check_threshold(name: str, value: float) -> None:
+    """Raises a `ValueError` unless an IoU threshold is in `(0, 1]`."""
     if not 0 < value <= 1:
         raise ValueError(f"{name} = {value}: must be in (0, 1].")
 
