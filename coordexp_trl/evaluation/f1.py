@@ -14,10 +14,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components
 
-from coordexp_trl.boxes import box_iou, sort_corners
-from coordexp_trl.matching import normalize_desc
-
-Boxes = torch.Tensor | np.ndarray | Sequence[Sequence[float]]
+from coordexp_trl.boxes import box_iou
+from coordexp_trl.evaluation.samples import Boxes, as_boxes, as_keys
 
 
 @dataclass(frozen=True)
@@ -175,12 +173,16 @@ class Overlaps:
     pred_order: np.ndarray
     gt_order: np.ndarray
 
+    def with_columns(self, indices: np.ndarray) -> "Overlaps":
+        """Returns the same with other indices for the GT objects."""
+        return Overlaps(self.iou, self.pred_order, indices[self.gt_order])
+
 
 def class_overlaps(
     predictions: torch.Tensor, pred_keys: np.ndarray, truths: torch.Tensor, gt_keys: np.ndarray
 ) -> Overlaps:
     """Compares boxes, float64 with sorted corners, of equal keys; rows and columns are ordered by key and box."""
-    pred_order, gt_order = _canonical_order(predictions, pred_keys), _canonical_order(truths, gt_keys)
+    pred_order, gt_order = canonical_order(predictions, pred_keys), canonical_order(truths, gt_keys)
     iou = box_iou(predictions[pred_order], truths[gt_order]).numpy()
     same = pred_keys[pred_order][:, None] == gt_keys[gt_order][None]
     return Overlaps(np.where(same, iou, -1.0), pred_order, gt_order)
@@ -248,7 +250,7 @@ def find_duplicates(
     """
     check_threshold("duplicate_iou", duplicate_iou)
     boxes, keys = _prepare("pred", boxes, descs, class_agnostic)
-    return surplus(duplicate_groups(boxes, keys, duplicate_iou), matched, _canonical_order(boxes, keys))
+    return surplus(duplicate_groups(boxes, keys, duplicate_iou), matched, canonical_order(boxes, keys))
 
 
 def duplicate_groups(boxes: torch.Tensor, keys: np.ndarray, duplicate_iou: float) -> np.ndarray:
@@ -281,26 +283,13 @@ def check_threshold(name: str, value: float) -> None:
         raise ValueError(f"{name} = {value}: must be in (0, 1].")
 
 
-def as_boxes(name: str, boxes: Boxes) -> torch.Tensor:
-    """Returns float64 boxes of shape `(N, 4)` with sorted corners; `name` is that of the argument, for the error."""
-    boxes = torch.as_tensor(boxes, dtype=torch.float64, device="cpu").detach()
-    if boxes.numel() == 0:
-        boxes = boxes.reshape(0, 4)
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{name}: must have shape (N, 4), got {tuple(boxes.shape)}.")
-    return sort_corners(boxes)
-
-
 def _prepare(name: str, boxes: Boxes, descs: Sequence[str], class_agnostic: bool) -> tuple[torch.Tensor, np.ndarray]:
     """Returns float64 boxes `(N, 4)` with sorted corners, and a class for each."""
     boxes = as_boxes(f"{name}_boxes", boxes)
-    if len(boxes) != len(descs):
-        raise ValueError(f"{name}_boxes, {name}_descs: got {len(boxes)} boxes but {len(descs)} descriptions.")
-    keys = np.array(["" if class_agnostic else normalize_desc(desc) for desc in descs], dtype=object)
-    return boxes, keys
+    return boxes, as_keys(f"{name}_", boxes, descs, class_agnostic)
 
 
-def _canonical_order(boxes: torch.Tensor, keys: np.ndarray) -> np.ndarray:
+def canonical_order(boxes: torch.Tensor, keys: np.ndarray) -> np.ndarray:
     """An order by class and box. Boxes that are not finite match nothing, so their place does not matter."""
     rows = [tuple(row) for row in boxes.nan_to_num().tolist()]
     return np.array(sorted(range(len(keys)), key=lambda i: (keys[i], rows[i])), dtype=int)

@@ -239,8 +239,8 @@ GOOD = image([("cat", A, 0.9)], [("cat", A)])
 # What is wrong, and what the message names.
 ERRORS = [
     (replace(GOOD, boxes=[[1, 2, 3]]), r"images\[1\].boxes: must have shape \(N, 4\), got \(1, 3\)"),
-    (replace(GOOD, boxes=[A, B]), r"images\[1\].boxes: got 2 boxes for 1 descriptions"),
-    (replace(GOOD, gt_descs=[]), r"images\[1\].gt_boxes: got 1 boxes for 0 descriptions"),
+    (replace(GOOD, boxes=[A, B]), r"images\[1\].boxes, descs: got 2 boxes but 1 descriptions"),
+    (replace(GOOD, gt_descs=[]), r"images\[1\].gt_boxes, gt_descs: got 1 boxes but 0 descriptions"),
     (replace(GOOD, scores=[0.9, 0.8]), r"images\[1\].scores: got 2 scores for 1 boxes"),
     (replace(GOOD, scores=[math.nan]), r"images\[1\].scores: NaN at \[0\]"),
     (replace(GOOD, gt_boxes=[(0, 0, math.nan, 1)]), r"images\[1\].gt_boxes: .* not finite"),
