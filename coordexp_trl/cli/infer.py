@@ -95,7 +95,6 @@ def _run(args: argparse.Namespace) -> None:
     args.vllm_dtype = args.dtype
     config = InferenceConfig(**_options(args, dataclasses.fields(InferenceConfig)))
     vllm = VLLMConfig(**_options(args, dataclasses.fields(VLLMConfig)))
-    vllm.check_vllm_options()
     rest = ("image_root", "limit", "categories", "batch_size", "num_workers", "device", "skip_bad_images", "overwrite")
     summary = run_inference(
         args.model,

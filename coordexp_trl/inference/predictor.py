@@ -29,7 +29,7 @@ from coordexp_trl.generation import (
 from coordexp_trl.inference.batches import plan_batches
 from coordexp_trl.inference.completions import CompletionReader
 from coordexp_trl.inference.config import InferenceConfig
-from coordexp_trl.inference.engines import empty_model, load_model, start_transformers, start_vllm
+from coordexp_trl.inference.engines import check_adapter, empty_model, load_model, start_transformers, start_vllm
 from coordexp_trl.models import backbone
 from coordexp_trl.predictions import ImagePrediction
 from coordexp_trl.protocols import get_protocol
@@ -84,10 +84,7 @@ class Predictor:
         self.batch_size = check_batch_size(batch_size, self.vllm)
         self.sampling = self.config.sampling(use_vllm=self.vllm is not None)
         name, adapter = str(model), None if adapter is None else str(adapter)
-        check_model_name(name)
-        if self.vllm is not None:
-            require_vllm()
-            check_vllm_sampling(self.sampling)
+        check_options(name, adapter, self.config, self.vllm, device)
         self.device = torch.device(device) if device else PartialState().device
         processor = load_processor(name)
         # Its own, for a background thread: a tokenizer refuses to serve two at a time
@@ -139,9 +136,11 @@ class Predictor:
         images = [plain_image(image) for image in images]
         lengths = self.prompt_lengths([image.size for image in images])
         self.check_lengths(lengths, names)
+        if lengths:
+            self.start(max(lengths))
         predictions: dict[int, ImagePrediction] = {}
         for number, batch in enumerate(plan_batches(lengths, self.images_per_batch)):
-            rollouts = self.generate(self.prompts([images[k] for k in batch]), number, max(lengths))
+            rollouts = self.generate(self.prompts([images[k] for k in batch]), number)
             for k, written in zip(batch, rollouts, strict=True):
                 predictions[k] = self.read(written, names[k], *images[k].size)
         return [predictions[k] for k in range(len(images))]
@@ -179,21 +178,22 @@ class Predictor:
             [image for image in images for _ in instructions], [text for _ in images for text in instructions]
         )
 
-    def generate(self, prompts: Sequence[Prompt], number: int, longest: int) -> list[list[Rollout]]:
+    def start(self, longest: int) -> None:
+        """Starts vLLM, if it does not run yet, for prompts of at most `longest` tokens."""
+        if self.engine is None:
+            self.engine = self._start_vllm(longest)
+
+    def generate(self, prompts: Sequence[Prompt], number: int) -> list[list[Rollout]]:
         """
         Args:
             prompts (`Sequence[Prompt]`):
                 From [`Predictor.prompts`].
             number (`int`):
                 Number of the batch, which its random numbers depend on.
-            longest (`int`):
-                Tokens of the longest prompt that will ever come; it decides the context of vLLM.
 
         Returns:
             `list[list[Rollout]]`: The completions of each image.
         """
-        if self.engine is None:
-            self.engine = self._start_vllm(longest)
         rollouts: list[Rollout] = []
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # a program's own random numbers stay what they are
@@ -247,6 +247,25 @@ def plain_image(image: Image.Image) -> Image.Image:
     image = image.convert("RGB") if image.mode != "RGB" else image.copy()
     image.info = {}
     return image
+
+
+def check_options(
+    model: str, adapter: str | None, config: InferenceConfig, vllm: VLLMConfig | None, device: str | None
+) -> None:
+    """Raises a `ValueError` for what can be known to fail before anything is loaded."""
+    check_model_name(model)
+    if adapter is not None:
+        check_adapter(adapter)
+    if vllm is not None:
+        vllm.check_vllm_options()
+        require_vllm()
+        check_vllm_sampling(config.sampling(use_vllm=True))
+    try:
+        wanted = torch.device(device or "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"device = {device!r}: unknown. Give cpu, cuda, or cuda:1 and so on.") from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device = {device!r}: there are {torch.cuda.device_count()} such devices.")
 
 
 def check_batch_size(batch_size: int | None, vllm: VLLMConfig | None) -> int:

@@ -54,7 +54,7 @@ class RunJournal:
         self.lock()
         for path in self._paths():
             header, *lines = Journal(path).lines or [{}]
-            if "settings" in header:
+            if lines and "settings" in header:  # nothing is lost where nothing was finished
                 check_settings(header["settings"], settings, self.out)
                 self._take(lines)
         self._gather(settings)
@@ -86,8 +86,10 @@ class RunJournal:
             path.unlink()
 
     def close(self) -> None:
-        """Ends the writing and unlocks the folder."""
+        """Ends the writing and unlocks the folder; a file without any finished image is removed."""
         self._file.close()
+        if not self.rows:
+            self._file.path.unlink(missing_ok=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -31,7 +31,7 @@ from coordexp_trl.inference.outputs import (
     write_results,
     write_run,
 )
-from coordexp_trl.inference.predictor import Predictor, check_batch_size
+from coordexp_trl.inference.predictor import Predictor, check_batch_size, check_options
 from coordexp_trl.inference.run_journal import RunJournal, prediction_line, problem_line
 from coordexp_trl.inference.settings import run_settings
 from coordexp_trl.records import DetectionRecord, RecordError
@@ -102,13 +102,15 @@ def run_inference(
             with other settings. Finished images are kept.
     """
     config, out = config or InferenceConfig(), Path(out)
+    model, adapter = str(model), None if adapter is None else str(adapter)
     data = [data] if isinstance(data, str | Path) else list(data)
-    use_vllm = vllm is not None and vllm.use_vllm
-    batch_size = check_batch_size(batch_size, vllm if use_vllm else None)
+    vllm = vllm if vllm is not None and vllm.use_vllm else None
+    batch_size = check_batch_size(batch_size, vllm)
+    check_options(model, adapter, config, vllm, device)
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers = {num_workers}: must be at least 1.")
     state = PartialState(cpu=device == "cpu")
-    if use_vllm and vllm.vllm_mode == "server" and state.num_processes > 1:
+    if vllm is not None and vllm.vllm_mode == "server" and state.num_processes > 1:
         raise ValueError("A vLLM server is asked by one process: it batches by itself. Launch without accelerate.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out = {str(out)!r}: is a file. Give a folder.")
@@ -117,8 +119,7 @@ def run_inference(
     if not skip_bad_images:
         raise_problems(images)
     coco_file = None if categories is None else read_coco_file(categories)
-    engine = f"vllm {vllm.vllm_mode}" if use_vllm else "transformers"
-    model, adapter = str(model), None if adapter is None else str(adapter)
+    engine = "transformers" if vllm is None else f"vllm {vllm.vllm_mode}"
     settings = run_settings(model, adapter, images.identity, image_root, limit, engine.split()[0], config)
     header = {
         "model": model,
@@ -224,7 +225,7 @@ class _Job:
         lengths = predictor.prompt_lengths(sizes)
         usable = [k for k in range(len(records)) if k not in self.images.problems]
         predictor.check_lengths([lengths[k] for k in usable], [names[k] for k in usable])
-        longest = max(lengths[k] for k in usable)
+        predictor.start(max(lengths[k] for k in usable))
         # The same batches however many were finished before: numbers do not depend on what an image stands beside
         plan = enumerate(plan_batches(lengths, predictor.images_per_batch, self.images.problems))
         batches = [(number, batch) for number, batch in plan if not self.done.issuperset(batch)]
@@ -239,7 +240,7 @@ class _Job:
             prepared = in_background(lambda job: self._prepare(predictor, pool, *job), mine)
             with closing(prepared):
                 for batch in prepared:
-                    bar.update(self._finish(predictor, batch, longest))
+                    bar.update(self._finish(predictor, batch))
         return time.perf_counter() - started
 
     def _prepare(self, predictor: Predictor, pool: ThreadPoolExecutor, number: int, batch: list[int]) -> _Prepared:
@@ -253,7 +254,7 @@ class _Job:
             problems,
         )
 
-    def _finish(self, predictor: Predictor, batch: _Prepared, longest: int) -> int:
+    def _finish(self, predictor: Predictor, batch: _Prepared) -> int:
         """Predicts a batch and keeps what is new in it; returns the number of images that are now finished."""
         if batch.problems and not self.skip_bad_images:
             problem = next(iter(batch.problems.values()))
@@ -262,7 +263,7 @@ class _Job:
                 "images out with --skip-bad-images."
             )
         try:
-            rollouts = predictor.generate(batch.prompts, batch.number, longest) if batch.prompts else []
+            rollouts = predictor.generate(batch.prompts, batch.number) if batch.prompts else []
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"The device's memory does not suffice: {error}\nFinished images are kept. Run the command again with "
