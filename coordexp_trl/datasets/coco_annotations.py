@@ -60,8 +60,12 @@ def read_annotations(path: str | Path) -> CocoAnnotations:
         `ValueError`: if the file is not of that form, an id of an image or category is missing or not unique, a
             category has no name, or an annotation refers to an unknown image or category.
     """
+    return parse_annotations(path, read_json(path, "annotations"))
+
+
+def parse_annotations(path: str | Path, content: Any) -> CocoAnnotations:
+    """Checks what a file of annotations holds, see [`read_annotations`]."""
     path = Path(path)
-    content = read_json(path, "annotations")
     _check_form(path, content)
     notes: Counter[str] = Counter()
     categories = read_categories(path, content["categories"])

@@ -61,7 +61,7 @@ def convert_lvis(
         `ValueError`: as [`convert_coco`], and if the federated fields or frequencies are missing.
     """
     content = read_annotations(annotations)
-    frequencies = _check_federated(content)
+    frequencies = check_federated(content)
 
     def more_metadata(image: dict, category_ids: list[int]) -> dict:
         federated = {key: image[key] for key in FEDERATED_KEYS}
@@ -80,8 +80,8 @@ def convert_lvis(
     )
 
 
-def _check_federated(content: CocoAnnotations) -> dict[int, str]:
-    """The frequency of each category; raises `ValueError` if it or a federated field of an image is missing."""
+def check_federated(content: CocoAnnotations) -> dict[int, str]:
+    """Returns each category's frequency; raises `ValueError` if one, or a federated field of an image, is missing."""
     remedy = "LVIS files have it; convert COCO instances as COCO."
     for index, image in enumerate(content.images):
         for key in FEDERATED_KEYS:
