@@ -10,6 +10,7 @@ import torch
 from coordexp_trl.boxes import box_area
 from coordexp_trl.evaluation.f1 import (
     DetectionCounts,
+    Overlaps,
     canonical_order,
     class_overlaps,
     duplicate_groups,
@@ -111,7 +112,8 @@ class Comparison:
         return ~self.judged | np.array([key in self.incomplete for key in self.keys], dtype=bool)
 
     @cached_property
-    def _overlaps(self):
+    def overlaps(self) -> Overlaps:
+        """IoU of predictions and GT objects within classes, crowd regions left out."""
         objects = np.flatnonzero(~self.crowd)
         overlaps = class_overlaps(self.boxes, self.keys, self.truths[objects], self.gt_keys[objects])
         return overlaps if len(objects) == len(self.crowd) else overlaps.with_columns(objects)
@@ -135,7 +137,7 @@ class Comparison:
 
     def outcome(self, iou_threshold: float) -> Outcome:
         """Returns the outcome at an IoU threshold."""
-        pairs = match_overlaps(self._overlaps, iou_threshold)
+        pairs = match_overlaps(self.overlaps, iou_threshold)
         matched = {i for i, _, _ in pairs}
         excused = self.open | (self._in_crowd >= iou_threshold)
         ignored = [i for i in np.flatnonzero(excused).tolist() if i not in matched]

@@ -188,6 +188,12 @@ def class_overlaps(
     return Overlaps(np.where(same, iou, -1.0), pred_order, gt_order)
 
 
+def same_class_overlaps(predictions: torch.Tensor, truths: torch.Tensor) -> Overlaps:
+    """Returns [`class_overlaps`] of boxes that are all of one class."""
+    keys = (np.full(len(boxes), "", dtype=object) for boxes in (predictions, truths))
+    return class_overlaps(predictions, next(keys), truths, next(keys))
+
+
 def match_overlaps(overlaps: Overlaps, iou_threshold: float) -> list[tuple[int, int, float]]:
     """Returns the matching of [`match_detections`]."""
     iou = overlaps.iou
