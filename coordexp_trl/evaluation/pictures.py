@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.evaluation.curves import plot_curves
-from coordexp_trl.evaluation.f1 import match_detections
+from coordexp_trl.evaluation.f1 import find_duplicates, match_detections
 from coordexp_trl.evaluation.fonts import draw_text
 from coordexp_trl.evaluation.panels import BACKGROUND, COLORS, HEADING, HEADING_SIZE, TEXT, draw_pair, draw_panel
 from coordexp_trl.records import DetectionObject
@@ -33,9 +33,9 @@ def draw_overlay(
     """
     Draws an image twice: ground truth (GT) to the left, predictions to the right.
 
-    In the right panel true positives are green, false positives red, and the GT objects that were missed orange and
-    dashed. Small images are enlarged so that labels can be read; where boxes are dense, labels without room are left
-    out.
+    In the right panel true positives are green, false positives red, those that repeat another prediction violet, and
+    the GT objects that were missed orange and dashed. Small images are enlarged so that labels can be read; labels
+    without room are left out.
 
     Args:
         image (`PIL.Image.Image`):
@@ -70,14 +70,15 @@ def draw_overlay(
     gt_labels, pred_labels = [item.desc for item in gt_objects], [item.desc for item in pred_objects]
     pairs = match_detections(pred_boxes, pred_labels, gt_boxes, gt_labels, iou_threshold, class_agnostic)
     hits, found = {i for i, _, _ in pairs}, {j for _, j, _ in pairs}
+    kinds = dict.fromkeys(hits, "TP")
+    kinds |= dict.fromkeys(find_duplicates(pred_boxes, pred_labels, hits, class_agnostic=class_agnostic), "duplicate")
     if scores is not None:
         pred_labels = [f"{label} {score:.2f}" for label, score in zip(pred_labels, scores, strict=True)]
 
     truths = [("GT", box, label) for box, label in zip(gt_boxes, gt_labels, strict=True)]
     outcomes = [("FN", box, gt_labels[j]) for j, box in enumerate(gt_boxes) if j not in found]
-    outcomes += [("FP", box, pred_labels[i]) for i, box in enumerate(pred_boxes) if i not in hits]
-    outcomes += [("TP", box, pred_labels[i]) for i, box in enumerate(pred_boxes) if i in hits]
-
+    predicted = [(kinds.get(i, "FP"), box, pred_labels[i]) for i, box in enumerate(pred_boxes)]
+    outcomes += sorted(predicted, key=lambda outcome: ("duplicate", "FP", "TP").index(outcome[0]))
     left, right = draw_pair(image, truths, outcomes)
     top = HEADING if title else 0
     canvas = Image.new("RGB", (left.width + _GAP + right.width, top + left.height), BACKGROUND)

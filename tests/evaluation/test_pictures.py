@@ -28,7 +28,9 @@ CASES = [
     ([], [CAT], {"FP"}),
     ([CAT], [CAT_BINS], {"TP"}),
     ([CAT], [DOG], {"FP", "FN"}),
-    ([CAT, DOG], [CAT, CAT], {"TP", "FP", "FN"}),
+    ([CAT, DOG], [CAT, CAT], {"TP", "duplicate", "FN"}),
+    ([], [CAT, CAT_BINS], {"FP", "duplicate"}),  # one of a pile is no duplicate
+    ([CAT], [CAT, CAT_BINS, DOG], {"TP", "FP", "duplicate"}),
     # inverted and collapsed boxes of a model are drawn like others
     ([CAT], [DetectionObject("cat", bins=(450, 800, 100, 200))], {"TP"}),
     ([], [DetectionObject("cat", bins=(999, 999, 999, 999))], {"FP"}),
@@ -40,7 +42,7 @@ CASES = [
 @pytest.mark.parametrize(("truths", "predictions", "expected"), CASES)
 def test_outcomes_have_their_colours(truths, predictions, expected):
     picture = draw_overlay(GREY, truths, predictions)
-    right = {kind for kind in ("TP", "FP", "FN") if number_of_pixels(picture, kind)[1] > 20}
+    right = {kind for kind in ("TP", "FP", "FN", "duplicate") if number_of_pixels(picture, kind)[1] > 20}
     left = {kind for kind in COLORS if number_of_pixels(picture, kind)[0] > 20}
     assert right == expected
     assert left == ({"GT"} if truths else set())
