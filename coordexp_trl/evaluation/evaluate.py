@@ -145,7 +145,7 @@ def evaluate(
     ignored = sum(len(outcome.ignored) for outcome in outcomes[settings.iou_threshold])
     if ignored:
         notes["predictions ignored: in a crowd region, or of a class that the ground truth does not judge"] = ignored
-    if not ranked and any(len(image.keys) for image in comparisons):
+    if not ranked and sum(len(image.keys) for image in comparisons) > 1:
         notes["AP left out, which scores that are missing or all equal leave to the order: see ap_constant_*"] = 1
     reliability, error = _reliability(comparisons, outcomes[settings.iou_threshold]) if ranked else ([], None)
     metrics["ece"] = error
@@ -209,11 +209,11 @@ def _threshold_metrics(by_iou: list[dict]) -> dict[str, float]:
 
 
 def _are_ranked(comparisons: Sequence[Comparison]) -> bool:
-    """Whether there are different scores, or no predictions to rank."""
-    if any(image.scores is None and len(image.keys) for image in comparisons):
-        return False
-    scores = [image.scores for image in comparisons if image.scores is not None and len(image.scores)]
-    return not scores or len(np.unique(np.concatenate(scores))) > 1
+    """Whether there are different scores, or nothing to rank."""
+    if sum(len(image.keys) for image in comparisons) < 2:
+        return True
+    scores = [image.scores for image in comparisons if len(image.keys)]
+    return all(each is not None for each in scores) and len(np.unique(np.concatenate(scores))) > 1
 
 
 def _precision_metrics(curves: PrecisionCurves, ranked: bool) -> dict[str, float | None]:

@@ -107,7 +107,9 @@ def _image_extremes(image: Comparison, threshold: float, most: int) -> Iterable[
     matched = np.isin(image.overlaps.pred_order, [i for i, _, _ in outcome.pairs])
     for rows, columns in components(feasible):
         complete = feasible[np.ix_(rows, columns)].all()
-        groups[image.keys[image.overlaps.pred_order[rows[0]]]].append((len(rows), complete, int(matched[rows].sum())))
+        predictions = image.overlaps.pred_order[rows]
+        judged = int((~skipped[predictions]).sum())
+        groups[image.keys[predictions[0]]].append((judged, complete, int(matched[rows].sum())))
     for key in dict.fromkeys(image.keys[~skipped].tolist()):
         count = int(((image.keys == key) & ~skipped).sum())
         largest = min(pairs[key], most)

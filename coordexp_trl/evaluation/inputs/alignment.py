@@ -7,7 +7,7 @@ from typing import Any
 from coordexp_trl.evaluation.inputs.ground_truth import GroundTruth, TruthImage
 from coordexp_trl.evaluation.inputs.predicted import PredictedImage, Predictions
 
-MAX_RATIO = 1.25  # sides rounded to multiples of 32 change the ratio of small images; another image differs more
+ROUNDING = 16  # pixels by which a side of a resized image may differ, rounded to a multiple of 32
 _SEVERAL = object()  # in place of an image, for a name that several have
 
 
@@ -29,20 +29,23 @@ def align(predictions: Predictions, truth: GroundTruth, image_root: str | None =
         are not in it.
 
     Raises:
-        `ValueError`: If two predictions belong to one image, or none belongs to any.
+        `ValueError`: If an image has two predictions, or none belongs to any.
     """
     places = _places(truth.images)
     found: dict[int, PredictedImage] = {}
+    unknown: dict[Any, str] = {}
     for predicted in predictions.images:
         index = _find(predicted, places, image_root)
-        if index is None:
-            continue
-        if index in found:
+        name = predicted.name or predicted.image_id
+        first = unknown.get(name) if index is None else found[index].place if index in found else None
+        if first is not None:
             raise ValueError(
-                f"{predicted.place}: the image {truth.images[index].name!r} has predictions at {found[index].place} "
-                "already. Join or remove one of them."
+                f"{predicted.place}: the image {name!r} has predictions at {first} already. Join or remove one."
             )
-        found[index] = predicted
+        if index is None:
+            unknown[name] = predicted.place
+        else:
+            found[index] = predicted
     if predictions.images and not found:
         first = predictions.images[0]
         raise ValueError(
@@ -62,14 +65,21 @@ def scale_to(predicted: PredictedImage, truth: TruthImage) -> list[float] | None
     """
     if predicted.size is None or predicted.size == (truth.width, truth.height):
         return None
-    x, y = truth.width / predicted.size[0], truth.height / predicted.size[1]
-    if not 1 / MAX_RATIO <= x / y <= MAX_RATIO:
+    old, new = predicted.size, (truth.width, truth.height)
+    if not _is_resized(old, new) and not _is_resized(new, old):
         raise ValueError(
-            f"{predicted.place}: width and height are {predicted.size[0]} x {predicted.size[1]}, but {truth.width} x "
-            f"{truth.height} in {truth.place}: no resized version of it. Were width and height exchanged, or is it "
-            "another image of the same name?"
+            f"{predicted.place}: width and height are {old[0]} x {old[1]}, but {new[0]} x {new[1]} in {truth.place}: "
+            "no resized version of it. Were width and height exchanged, or is it another image of the same name?"
         )
-    return [x, y]
+    return [new[0] / old[0], new[1] / old[1]]
+
+
+def _is_resized(old: tuple[int, int], new: tuple[int, int]) -> bool:
+    """Whether one factor explains both sides, each rounded."""
+    sides = list(zip(old, new, strict=True))
+    return max((after - ROUNDING) / before for before, after in sides) <= min(
+        (after + ROUNDING) / before for before, after in sides
+    )
 
 
 def _places(images: list[TruthImage]) -> dict[tuple[str, Any], Any]:

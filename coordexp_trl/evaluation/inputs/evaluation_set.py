@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from coordexp_trl.datasets.conventions import suspect_convention
 from coordexp_trl.evaluation.inputs.alignment import align, scale_to
 from coordexp_trl.evaluation.inputs.contents import file_digest
 from coordexp_trl.evaluation.inputs.convention_check import ComparedBoxes, find_other_convention
@@ -209,7 +210,12 @@ def _check_convention(pairs: Sequence[tuple[PredictedImage, TruthImage]], predic
     for item, image in pairs:
         single = ~np.array(image.crowd, dtype=bool) if len(image.crowd) else slice(None)
         compared.append(ComparedBoxes(item.boxes, image.boxes[single], (image.width, image.height)))
+    truths, sizes = [each.truths for each in compared], [each.size for each in compared]
     found = find_other_convention(compared)
+    if found is None and compared:
+        lengths = list(map(len, truths))
+        suspect = suspect_convention(np.concatenate(truths), np.repeat(sizes, lengths, axis=0))
+        found = suspect and f"of the ground truth {suspect}"
     if found is not None:
         raise ValueError(
             f"{predictions}, {ground_truth}: {found} To evaluate them all the same, switch this check off "
