@@ -2,7 +2,6 @@
 """docs/infrastructure.md: every object that it names exists, and it says of this project's files what is true."""
 
 import re
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -146,15 +145,14 @@ def test_an_unknown_package_is_an_error():
 
 
 def test_a_module_that_cannot_be_imported_is_read(tmp_path, monkeypatch):
-    package = tmp_path / "trl"
+    package = tmp_path / "gpu_library"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "gpu_only.py").write_text("import no_such_library\n\n\nclass Kernel:\n    block = 64\n")
+    (package / "kernels.py").write_text("import no_such_library\n\n\nclass Kernel:\n    block = 64\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "trl"]:
-        monkeypatch.delitem(sys.modules, name)
-    page = "`trl.gpu_only:Kernel.block` `trl.gpu_only:Kernel.size`"
-    assert broken(page, "trl", is_importable) == ["trl.gpu_only:Kernel.size"]
+    monkeypatch.setitem(LIBRARY_OF_PACKAGE, "gpu_library", "gpu_library")
+    page = "`gpu_library.kernels:Kernel.block` `gpu_library.kernels:Kernel.size`"
+    assert broken(page, "gpu_library", is_importable) == ["gpu_library.kernels:Kernel.size"]
 
 
 @pytest.fixture
