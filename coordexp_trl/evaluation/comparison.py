@@ -92,6 +92,7 @@ class Comparison:
         if image.absent is not None:
             self.known = {*self.gt_keys.tolist(), *map(normalize_desc, image.absent)}
         self.incomplete = set(map(normalize_desc, image.incomplete))
+        self._outcomes: dict[float, Outcome] = {}
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -137,6 +138,11 @@ class Comparison:
 
     def outcome(self, iou_threshold: float) -> Outcome:
         """Returns the outcome at an IoU threshold."""
+        if iou_threshold not in self._outcomes:
+            self._outcomes[iou_threshold] = self._outcome(iou_threshold)
+        return self._outcomes[iou_threshold]
+
+    def _outcome(self, iou_threshold: float) -> Outcome:
         pairs = match_overlaps(self.overlaps, iou_threshold)
         matched = {i for i, _, _ in pairs}
         excused = self.open | (self._in_crowd >= iou_threshold)

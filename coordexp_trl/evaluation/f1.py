@@ -199,7 +199,7 @@ def match_overlaps(overlaps: Overlaps, iou_threshold: float) -> list[tuple[int, 
     iou = overlaps.iou
     feasible = iou >= iou_threshold
     rows, columns = np.nonzero(feasible)
-    if len(rows) > len(np.unique(rows)) or len(columns) > len(np.unique(columns)):  # some choice is left
+    if (feasible.sum(0) > 1).any() or (feasible.sum(1) > 1).any():  # some choice is left
         rows, columns = np.unique(rows), np.unique(columns)
         part = iou[np.ix_(rows, columns)]
         # One more pair is worth more than any sum of IoUs, which is at most min(N, M).

@@ -16,28 +16,32 @@ class at an IoU threshold with T objects:
 The interval holds every order at once, so the AP of a single order over several thresholds lies within its mean.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from coordexp_trl.evaluation.average_precision import IOU_THRESHOLDS
-from coordexp_trl.evaluation.comparison import Comparison
+from coordexp_trl.evaluation.comparison import Comparison, Outcome
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 
 
-@dataclass
 class _Extremes:
-    """Of a class at a threshold: most and fewest true positives, false positives then, copies of the last one."""
+    """Of C classes at T thresholds: most and fewest true positives, false positives then, copies of the last one."""
 
-    most: int = 0
-    fewest: int = 0
-    false: int = 0  # with the fewest true positives
-    copies: float = np.inf  # fewest in a group, which may come behind its last true positive
+    def __init__(self, thresholds: int, classes: int):
+        self.most, self.fewest, self.false = (np.zeros((thresholds, classes), dtype=int) for _ in range(3))
+        self.copies = np.full((thresholds, classes), np.inf)  # fewest that may come behind the last true positive
+
+    def bounds(self, totals: np.ndarray) -> tuple[float, float]:
+        """Means of lower and upper bound, given the number of objects `(C,)` of each class."""
+        before = self.false - np.where(np.isinf(self.copies), 0, self.copies)
+        precision = self.fewest / np.maximum(self.fewest + before, 1)
+        low = _reached(self.fewest, totals) * precision
+        return float(low.mean()), float(_reached(self.most, totals).mean())
 
 
 def constant_score_interval(
@@ -59,68 +63,59 @@ def constant_score_interval(
     Returns:
         `tuple[float, float]` or `None`: lower and upper bound, `None` if there is no GT.
     """
-    totals: dict[str, int] = defaultdict(int)
-    extremes: dict[tuple[str, float], _Extremes] = defaultdict(_Extremes)
-    for image in comparisons:
-        for key, count in zip(*np.unique(image.gt_keys[~image.crowd].astype(str), return_counts=True), strict=True):
-            totals[str(key)] += int(count)
-        for threshold in iou_thresholds:
-            for key, part in _image_extremes(image, threshold, max_detections):
-                found = extremes[key, threshold]
-                found.most += part.most
-                found.fewest += part.fewest
-                found.false += part.false
-                found.copies = min(found.copies, part.copies)
+    totals = Counter(key for image in comparisons for key in image.gt_keys[~image.crowd].tolist())
     if not totals:
         return None
-    bounds = [
-        _bounds(extremes[key, threshold], total) for key, total in totals.items() for threshold in iou_thresholds
-    ]
-    low, high = np.mean(bounds, axis=0)
-    return float(low), float(high)
+    index = {name: k for k, name in enumerate(totals)}
+    extremes = _Extremes(len(iou_thresholds), len(index))
+    for image in comparisons:
+        codes = np.array([index.get(key, -1) for key in image.keys.tolist()], dtype=int)
+        for row, threshold in enumerate(iou_thresholds):
+            _add_image(extremes, row, image, image.outcome(threshold), threshold, codes, max_detections)
+    return extremes.bounds(np.array(list(totals.values())))
 
 
-def _bounds(found: _Extremes, total: int) -> tuple[float, float]:
-    low = high = 0.0
-    if found.most:
-        high = _samples(found.most, total)
-    if found.fewest:
-        before = found.false - (0 if np.isinf(found.copies) else found.copies)
-        low = _samples(found.fewest, total) * found.fewest / (found.fewest + before)
-    return low, high
+def _reached(found: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """The part of the 101 recalls that `found` of `totals` objects reach, 0 without any."""
+    samples = np.searchsorted(RECALLS, found / totals, side="right")
+    return np.where(found > 0, samples, 0) / len(RECALLS)
 
 
-def _samples(found: int, total: int) -> float:
-    """The part of the 101 recalls that `found` of `total` objects reach."""
-    return float((RECALLS <= found / total).mean())
-
-
-def _image_extremes(image: Comparison, threshold: float, most: int) -> Iterable[tuple[str, _Extremes]]:
-    outcome = image.outcome(threshold)
-    skipped = np.zeros(len(image.keys), dtype=bool)
-    skipped[outcome.ignored] = True
-    pairs = defaultdict(int)
-    for i, _, _ in outcome.pairs:
-        pairs[image.keys[i]] += 1
-    groups = defaultdict(list)
+def _add_image(
+    extremes: _Extremes,
+    row: int,
+    image: Comparison,
+    outcome: Outcome,
+    threshold: float,
+    codes: np.ndarray,
+    most: int,
+) -> None:
+    judged = codes >= 0
+    judged[outcome.ignored] = False
+    classes, count = np.unique(codes[judged], return_counts=True)
+    if not len(classes):
+        return
+    matched = np.zeros(len(codes), dtype=bool)
+    matched[[i for i, _, _ in outcome.pairs]] = True
+    pairs = np.bincount(np.searchsorted(classes, codes[matched]), minlength=len(classes))
+    fewest, copies = pairs.copy(), np.where(pairs > 0, 0.0, np.inf)
     feasible = image.overlaps.iou >= threshold
-    matched = np.isin(image.overlaps.pred_order, [i for i, _, _ in outcome.pairs])
-    for rows, columns in components(feasible):
-        complete = feasible[np.ix_(rows, columns)].all()
-        predictions = image.overlaps.pred_order[rows]
-        judged = int((~skipped[predictions]).sum())
-        groups[image.keys[predictions[0]]].append((judged, complete, int(matched[rows].sum())))
-    for key in dict.fromkeys(image.keys[~skipped].tolist()):
-        count = int(((image.keys == key) & ~skipped).sum())
-        largest = min(pairs[key], most)
-        fewest, copies = 0, np.inf
-        for predictions, complete, found in groups[key]:
+    if (feasible.sum(0) > 1).any() or (feasible.sum(1) > 1).any():
+        fewest, copies = np.zeros_like(pairs), np.full(len(classes), np.inf)
+        for rows, columns in components(feasible):
+            predictions = image.overlaps.pred_order[rows]
+            k = np.searchsorted(classes, codes[predictions[0]])
+            found = int(matched[predictions].sum())
+            complete = feasible[np.ix_(rows, columns)].all()
             sure = found if complete else -(-found // 2)
-            fewest += sure
-            copies = min(copies, predictions - sure if complete else 0)
-        if count > most:  # which ones count is a matter of order, too
-            fewest, copies = 0, 0
-        yield key, _Extremes(largest, fewest, min(count, most) - fewest, copies)
+            fewest[k] += sure
+            copies[k] = min(copies[k], judged[predictions].sum() - sure if complete else 0)
+    fewest[count > most] = 0  # which ones count is a matter of order, too
+    copies[count > most] = 0
+    extremes.most[row, classes] += np.minimum(pairs, most)
+    extremes.fewest[row, classes] += fewest
+    extremes.false[row, classes] += np.minimum(count, most) - fewest
+    extremes.copies[row, classes] = np.minimum(extremes.copies[row, classes], copies)
 
 
 def components(feasible: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
