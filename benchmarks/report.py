@@ -18,7 +18,7 @@ from pathlib import Path
 from machine import cpu_model
 from PIL import Image
 
-from coordexp_trl.evaluation.run_files import GT_STATUSES, PREDICTION_STATUSES
+from coordexp_trl.evaluation.image_results import GT_STATUSES, PREDICTION_STATUSES
 from coordexp_trl.tables import print_table
 
 OBJECTS = 20

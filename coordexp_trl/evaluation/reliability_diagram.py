@@ -46,7 +46,6 @@ def draw_reliability(bins: Sequence[Mapping[str, float | None]], ece: float | No
     upper.plot((0, 1), (0, 1), "--", color="black", linewidth=1, label="perfect calibration")
     upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="precision")
     upper.set_title("Reliability" + ("" if ece is None else f" (ECE {ece:.3f})"))
-    upper.legend(fontsize=8, loc="upper left")
     upper.grid(alpha=0.3)
     lower.bar(edges, [item["count"] for item in bins], widths, align="edge", color="tab:gray", edgecolor="white")
     for item in filled:
@@ -54,5 +53,6 @@ def draw_reliability(bins: Sequence[Mapping[str, float | None]], ece: float | No
         lower.annotate(f"{item['count']:g}", (middle, item["count"]), ha="center", va="bottom", fontsize=7)
     lower.set(xlabel="score", ylabel="predictions")
     lower.margins(y=0.25)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3, frameon=False)
     lower.grid(alpha=0.3)
     return figure_picture(figure)

@@ -6,16 +6,14 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coordexp_trl.coordinates import shorten
-from coordexp_trl.datasets.json_lines import box_numbers, need, number, read_json_lines
+from coordexp_trl.datasets.json_lines import need, number
+from coordexp_trl.evaluation.image_results import ImageResult, read_image_results
 
-GT_STATUSES = ("matched", "missed", "ignored")
-PREDICTION_STATUSES = ("tp", "fp", "duplicate", "ignored")
 CLASS_NUMBERS = (
     "images",
     "gt",
@@ -30,72 +28,11 @@ CLASS_NUMBERS = (
     "mean_iou",
 )
 CLASS_NUMBERS += ("ap", "ap50", "ap75")
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectResult:
-    """
-    A GT object or a prediction, and what became of it.
-
-    Args:
-        desc (`str`):
-            Its description.
-        bbox_2d (`tuple[float, float, float, float]`):
-            Its box, xyxy in pixels of the ground truth's size.
-        status (`str`):
-            One of `GT_STATUSES` or `PREDICTION_STATUSES`.
-        score (`float`, *optional*):
-            Score of a prediction.
-    """
-
-    desc: str
-    bbox_2d: tuple[float, float, float, float]
-    status: str
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageResult:
-    """
-    A line of `per_image.jsonl`.
-
-    Args:
-        image (`str`):
-            Path of the image as the data names it.
-        image_path (`str`, *optional*):
-            Where it lay when it was evaluated.
-        width (`int`), height (`int`):
-            Size to which the boxes refer.
-        tp (`int`), fp (`int`), fn (`int`), duplicates (`int`):
-            Counts; duplicates are false positives too.
-        f1 (`float`, *optional*):
-            F1 of the image.
-        finish_reason (`str`, *optional*):
-            `"length"` if a completion was cut.
-        dropped (`int`):
-            Malformed objects that were left out.
-        ground_truth (`tuple[ObjectResult, ...]`), predictions (`tuple[ObjectResult, ...]`):
-            The objects.
-    """
-
-    image: str
-    image_path: str | None
-    width: int
-    height: int
-    tp: int
-    fp: int
-    fn: int
-    duplicates: int
-    f1: float | None
-    finish_reason: str | None
-    dropped: int
-    ground_truth: tuple[ObjectResult, ...]
-    predictions: tuple[ObjectResult, ...]
-
-    @property
-    def errors(self) -> int:
-        """False positives and missed objects."""
-        return self.fp + self.fn
+# What is computed with or drawn of the rows of metrics.json, and whether it must be there
+_NUMBERS = {
+    "by_iou": {"iou": True},
+    "reliability": {"low": True, "high": True, "count": True, "precision": False, "mean_score": False},
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +50,7 @@ class RunFiles:
         images (`list[ImageResult]`):
             Lines of `per_image.jsonl`.
         run (`dict[str, Any]`, *optional*):
-            `run.json` of the inference.
+            `run.json` of the inference, here or beside the predictions that were evaluated.
         trainer_state (`dict[str, Any]`, *optional*):
             `trainer_state.json` of the folder or its newest checkpoint.
         result (`dict[str, Any]`, *optional*):
@@ -154,8 +91,8 @@ def read_run(folder: str | Path) -> RunFiles:
         folder=folder,
         evaluation=evaluation,
         classes=_read_classes(classes) if classes.exists() else [],
-        images=_read_images(images) if images.exists() else [],
-        run=_read_object(folder / "run.json"),
+        images=read_image_results(images) if images.exists() else [],
+        run=_read_object(folder / "run.json") or _read_inference(evaluation or {}),
         trainer_state=_read_trainer_state(folder),
         result=_read_object(folder / "result.json"),
     )
@@ -191,6 +128,13 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     return content
 
 
+def _read_inference(evaluation: dict[str, Any]) -> dict[str, Any] | None:
+    """`run.json` beside the predictions that were evaluated."""
+    predictions = evaluation.get("protocol", {}).get("predictions")
+    file = predictions.get("file") if isinstance(predictions, dict) else None
+    return _read_object(Path(file).parent / "run.json") if isinstance(file, str) else None
+
+
 def _check_evaluation(evaluation: dict[str, Any], path: Path) -> None:
     for name, value in need(evaluation, "metrics", dict, f"{path}: ").items():
         if value is not None:
@@ -200,11 +144,16 @@ def _check_evaluation(evaluation: dict[str, Any], path: Path) -> None:
         for index, row in enumerate(rows):
             if not isinstance(row, dict):
                 raise ValueError(f"{path}: {name}[{index}] = {shorten(row)}: must be a JSON object.")
-    for index, row in enumerate(evaluation.get("reliability", [])):
-        for key in ("low", "high", "count"):
-            number(row.get(key), f"{path}: reliability[{index}].{key}")
+    for name, keys in _NUMBERS.items():
+        for index, row in enumerate(evaluation.get(name, [])):
+            for key, is_needed in keys.items():
+                if is_needed or row.get(key) is not None:
+                    number(row.get(key), f"{path}: {name}[{index}].{key}")
     for name in ("counts", "notes", "protocol"):
         need({name: {}, **evaluation}, name, dict, f"{path}: ")
+    for row, name in ((evaluation, "ece"), (evaluation.get("protocol", {}), "iou_threshold")):
+        if row.get(name) is not None:
+            number(row[name], f"{path}: {name}")
 
 
 def _read_classes(path: Path) -> list[dict[str, Any]]:
@@ -235,53 +184,6 @@ def _cell(text: str | None, place: str) -> float | int | None:
     except ValueError:
         raise ValueError(f"{place} = {shorten(text)}: must be a number. Run `coordexp eval` again.") from None
     return value if math.isfinite(value) else None
-
-
-def _read_images(path: Path) -> list[ImageResult]:
-    if path.stat().st_size == 0:
-        return []
-    return [_parse_image(row, f"{place}: ") for place, row in read_json_lines(path)]
-
-
-def _parse_image(row: dict[str, Any], before: str) -> ImageResult:
-    counts = {name: need(row, name, int, before) for name in ("width", "height", "tp", "fp", "fn")}
-    if min(counts["width"], counts["height"]) < 1:
-        raise ValueError(f"{before}width = {counts['width']}, height = {counts['height']}: must be 1 or more pixels.")
-    dropped = row.get("dropped") or 0
-    return ImageResult(
-        image=need(row, "image", str, before),
-        image_path=None if row.get("image_path") is None else need(row, "image_path", str, before),
-        **counts,
-        duplicates=need({"duplicates": 0, **row}, "duplicates", int, before),
-        f1=None if row.get("f1") is None else number(row["f1"], f"{before}f1"),
-        finish_reason=None if row.get("finish_reason") is None else need(row, "finish_reason", str, before),
-        dropped=sum(dropped.values()) if isinstance(dropped, Mapping) else int(number(dropped, f"{before}dropped")),
-        ground_truth=_parse_objects(row, "ground_truth", GT_STATUSES, before),
-        predictions=_parse_objects(row, "predictions", PREDICTION_STATUSES, before),
-    )
-
-
-def _parse_objects(row: dict[str, Any], key: str, statuses: tuple[str, ...], before: str) -> tuple[ObjectResult, ...]:
-    objects = []
-    for index, item in enumerate(need(row, key, list, before)):
-        place = f"{before}{key}[{index}]"
-        if not isinstance(item, dict):
-            raise ValueError(f"{place}: must be a JSON object, got {shorten(item)}.")
-        box = box_numbers(item.get("bbox_2d"), f"{place}.bbox_2d")
-        if not all(map(math.isfinite, box)):
-            raise ValueError(f"{place}.bbox_2d = {shorten(item['bbox_2d'])}: must be finite.")
-        if item.get("status") not in statuses:
-            raise ValueError(f"{place}.status = {shorten(item.get('status'))}: must be one of {list(statuses)}.")
-        score = item.get("score")
-        objects.append(
-            ObjectResult(
-                desc=need(item, "desc", str, f"{place}."),
-                bbox_2d=box,
-                status=item["status"],
-                score=None if score is None else number(score, f"{place}.score"),
-            )
-        )
-    return tuple(objects)
 
 
 def _read_trainer_state(folder: Path) -> dict[str, Any] | None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
+from coordexp_trl.evaluation.image_results import ImageResult, ObjectResult
 from coordexp_trl.evaluation.panels import draw_pair
 from coordexp_trl.evaluation.report import Figure, encode_picture
-from coordexp_trl.evaluation.run_files import ImageResult, ObjectResult
 from coordexp_trl.image_files import UnusableImage, decode_image
 from coordexp_trl.workers import resolve_num_workers
 

@@ -137,7 +137,9 @@ def _training(found: RunFiles) -> list[Table | Gallery]:
 
 
 def _gallery(found: RunFiles, figures: list[Figure], sort: str, unreadable: int) -> Gallery:
-    note = f"{len(figures)} of {len(found.images)} images. {_ORDER[sort]} Ground truth first, predictions second."
+    note = f"{len(figures)} of {len(found.images)} images. {_ORDER[sort]} Ground truth first, predictions second"
+    threshold = found.evaluation.get("protocol", {}).get("iou_threshold")
+    note += "." if threshold is None else f", judged at IoU {threshold:g}."
     if unreadable:
         note += (
             f"\n{unreadable} image files could not be read and are drawn on grey; --image-root says where they lie."

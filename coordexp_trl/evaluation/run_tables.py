@@ -6,29 +6,30 @@ from typing import Any
 
 from coordexp_trl.evaluation.report import Table
 
-# Label, key of the metrics, and what a reader needs to know; of alternatives that mean the same the first is shown.
+# Label, key of the metrics, and what a reader needs to know
 HEADLINE = (
-    ("F1 at IoU .5", ("f1_50",), "2 TP / (2 TP + FP + FN); TP: one prediction for one object of the same description"),
-    ("F1 at IoU .75", ("f1_75",), "the same with tighter boxes"),
-    ("F1 at IoU .5:.95", ("f1_50_95",), "mean over ten thresholds"),
-    ("macro F1 at IoU .5", ("macro_f1_50",), "mean over the classes; a class without TP counts 0"),
-    ("precision", ("precision_50", "precision"), "share of the predictions that are right"),
-    ("recall", ("recall_50", "recall"), "share of the objects that were found"),
-    ("mean IoU of matches", ("mean_iou",), "how well the boxes of true positives fit"),
-    ("duplicate rate", ("duplicate_rate",), "share of the predictions that repeat another one"),
-    ("AP", ("ap",), "COCO average precision, mean over IoU .5:.95, predictions ranked by their scores"),
-    ("AP50", ("ap50",), "AP at IoU .5"),
-    ("AP75", ("ap75",), "AP at IoU .75"),
-    ("AR", ("ar",), "COCO average recall"),
-    ("AP of rare classes", ("ap_rare",), ""),
-    ("AP of common classes", ("ap_common",), ""),
-    ("AP of frequent classes", ("ap_frequent",), ""),
+    ("F1 at IoU .5", "f1_50", "2 TP / (2 TP + FP + FN); TP: one prediction for one object of the same description"),
+    ("F1 at IoU .75", "f1_75", "the same with tighter boxes"),
+    ("F1 at IoU .5:.95", "f1_50_95", "mean over ten thresholds"),
+    ("macro F1 at IoU .5", "macro_f1_50", "mean over the classes; a class without TP counts 0"),
+    ("precision at IoU .5", "precision_50", "share of the predictions that are right"),
+    ("recall at IoU .5", "recall_50", "share of the objects that were found"),
+    ("mean IoU of matches", "mean_iou_50", "how well the boxes of true positives fit"),
+    ("duplicate rate", "duplicate_rate", "share of the predictions that repeat another one"),
+    ("AP", "ap", "average precision, mean over IoU .5:.95, predictions ranked by their scores"),
+    ("AP50", "ap50", "AP at IoU .5"),
+    ("AP75", "ap75", "AP at IoU .75"),
+    ("AP of rare classes", "ap_rare", "LVIS"),
+    ("AP of common classes", "ap_common", "LVIS"),
+    ("AP of frequent classes", "ap_frequent", "LVIS"),
     (
         "AP without scores, least",
-        ("ap_constant_min",),
-        "all scores equal: over all orders of equal predictions, the least",
+        "ap_constant_min",
+        "if all scores were equal, over all orders of the predictions: least",
     ),
-    ("AP without scores, most", ("ap_constant_max",), "and the most that AP can be"),
+    ("AP without scores, most", "ap_constant_max", "and most"),
+    ("AR", "ar", "average recall, mean over IoU .5:.95"),
+    ("calibration error", "ece", "mean distance between score and precision"),
 )
 _COLUMNS = {
     "by_iou": {
@@ -103,10 +104,9 @@ def evaluation_tables(evaluation: Mapping[str, Any], classes: Sequence[Mapping[s
 def _headline(evaluation: Mapping[str, Any]) -> Table:
     metrics = evaluation["metrics"]
     rows = []
-    for label, keys, meaning in HEADLINE:
-        value = next((metrics[key] for key in keys if metrics.get(key) is not None), None)
-        if value is not None:
-            rows.append((label, float(value), meaning))
+    for label, key, meaning in HEADLINE:
+        if metrics.get(key) is not None:
+            rows.append((label, float(metrics[key]), meaning))
     counts = evaluation.get("counts", {})
     rows += [
         (name.replace("_", " "), value, "") for name, value in counts.items() if not isinstance(value, dict | list)

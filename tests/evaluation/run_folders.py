@@ -50,7 +50,7 @@ def metrics():
     reliability[7] |= {"count": 1, "mean_score": 0.7, "precision": 1.0}
     reliability[8] |= {"count": 1, "mean_score": 0.8, "precision": 0.0}
     return {
-        "metrics": {"f1_50": 0.4, "f1_75": 0.4, "precision": 0.4, "recall": 0.4, "ap": 0.3125, "ap_rare": None},
+        "metrics": {"f1_50": 0.4, "f1_75": 0.4, "precision_50": 0.4, "recall_50": 0.4, "ap": 0.3125, "ap_rare": None},
         "by_iou": by_iou,
         "by_size": [{"size": "medium", "gt": 5, "ap": 0.3125, "ar": 0.5, "recall": 0.4}],
         "reliability": reliability,

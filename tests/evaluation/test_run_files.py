@@ -6,7 +6,8 @@ import json
 import pytest
 from run_folders import CAT, images, metrics, write_evaluation, write_training
 
-from coordexp_trl.evaluation.run_files import ObjectResult, read_run
+from coordexp_trl.evaluation.image_results import ObjectResult
+from coordexp_trl.evaluation.run_files import read_run
 
 
 def test_everything_is_read(tmp_path):
@@ -24,6 +25,18 @@ def test_everything_is_read(tmp_path):
     assert (second.tp, second.fp, second.fn, second.duplicates, second.finish_reason) == (1, 1, 1, 1, "length")
     assert (third.errors, third.dropped, third.ground_truth[0].status) == (4, 2, "missed")
     assert found.trainer_state["global_step"] == 20 and found.result["after"] == {"eval_f1": 0.375}
+
+
+def test_the_run_beside_the_predictions_is_found(tmp_path):
+    predictions = tmp_path / "inference" / "predictions.jsonl"
+    content = metrics() | {"protocol": {"predictions": {"file": str(predictions)}}}
+    folder = write_evaluation(tmp_path / "eval", content=content)
+    assert read_run(folder).run is None
+    predictions.parent.mkdir()
+    (predictions.parent / "run.json").write_text('{"model": "beside"}')
+    assert read_run(folder).run == {"model": "beside"}
+    (folder / "run.json").write_text('{"model": "own"}')
+    assert read_run(folder).run == {"model": "own"}
 
 
 def test_the_newest_checkpoint_is_taken_unless_the_folder_has_its_own_state(tmp_path):
@@ -70,6 +83,9 @@ BROKEN = [
     ("metrics.json", '{"metrics": {}, "by_iou": 5}', r"by_iou = 5: must be a list"),
     ("metrics.json", '{"metrics": {}, "by_size": [5]}', r"by_size\[0\] = 5: must be a JSON object"),
     ("metrics.json", '{"metrics": {}, "reliability": [{"low": 0}]}', r"reliability\[0\].high"),
+    ("metrics.json", '{"metrics": {}, "by_iou": [{"f1": 0}]}', r"by_iou\[0\].iou: None is no number"),
+    ("metrics.json", '{"metrics": {}, "ece": "low"}', r"ece: 'low' is no number"),
+    ("metrics.json", '{"metrics": {}, "protocol": {"iou_threshold": []}}', r"iou_threshold: \[\] is no number"),
     ("metrics.json", '{"metrics": {}, "notes": []}', r"notes = \[\]: must be a JSON object"),
     ("per_class.csv", "class,f1\ncat,1\n", r"per_class.csv:1: has no column 'gt'"),
     ("per_class.csv", "", r"per_class.csv:1: has no column 'class'"),

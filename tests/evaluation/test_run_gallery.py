@@ -12,8 +12,9 @@ from PIL import Image
 from run_folders import images, write_evaluation
 
 from coordexp_trl.evaluation import run_gallery
+from coordexp_trl.evaluation.image_results import ImageResult, ObjectResult
 from coordexp_trl.evaluation.panels import COLORS
-from coordexp_trl.evaluation.run_files import ImageResult, ObjectResult, read_run
+from coordexp_trl.evaluation.run_files import read_run
 from coordexp_trl.evaluation.run_gallery import choose_images, draw_images, image_file
 
 

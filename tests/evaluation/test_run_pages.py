@@ -69,7 +69,8 @@ def test_no_images_no_gallery_no_scores_no_diagram(tmp_path, report):
 def test_headline_leaves_out_what_was_not_measured():
     results = table(metrics(), "Results")
     assert [row[:2] for row in results.rows] == [
-        *(("F1 at IoU .5", 0.4), ("F1 at IoU .75", 0.4), ("precision", 0.4), ("recall", 0.4), ("AP", 0.3125)),
+        *(("F1 at IoU .5", 0.4), ("F1 at IoU .75", 0.4), ("precision at IoU .5", 0.4)),
+        *(("recall at IoU .5", 0.4), ("AP", 0.3125)),
         *(("images", 3), ("ground truth", 5), ("predictions", 5)),
     ]
     constant = {"metrics": {"ap_constant_min": 0.25, "ap_constant_max": 0.5}}
