@@ -145,10 +145,20 @@ class Comparison:
     def _outcome(self, iou_threshold: float) -> Outcome:
         pairs = match_overlaps(self.overlaps, iou_threshold)
         matched = {i for i, _, _ in pairs}
-        excused = self.open | (self._in_crowd >= iou_threshold)
+        excused = self.open | (self._in_crowd >= iou_threshold) if self._may_excuse else ()
         ignored = [i for i in np.flatnonzero(excused).tolist() if i not in matched]
+        if not self._has_copies:
+            return Outcome(pairs, ignored, [])
         judged = self.order if not ignored else self.order[~np.isin(self.order, ignored)]
         return Outcome(pairs, ignored, surplus(self._groups, matched, judged))
+
+    @cached_property
+    def _may_excuse(self) -> bool:
+        return bool(self.crowd.any() or self.open.any())
+
+    @cached_property
+    def _has_copies(self) -> bool:
+        return len(np.unique(self._groups)) < len(self._groups)
 
     def counts(self, outcome: Outcome) -> DetectionCounts:
         """Returns the counts of an outcome."""

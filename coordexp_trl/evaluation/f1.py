@@ -17,6 +17,8 @@ from scipy.sparse.csgraph import connected_components
 from coordexp_trl.boxes import box_iou
 from coordexp_trl.evaluation.samples import Boxes, as_boxes, as_keys
 
+_LARGE, _SMALL = 1e100, 1e-100
+
 
 @dataclass(frozen=True)
 class DetectionCounts:
@@ -183,7 +185,7 @@ def class_overlaps(
 ) -> Overlaps:
     """Compares boxes, float64 with sorted corners, of equal keys; rows and columns are ordered by key and box."""
     pred_order, gt_order = canonical_order(predictions, pred_keys), canonical_order(truths, gt_keys)
-    iou = box_iou(predictions[pred_order], truths[gt_order]).numpy()
+    iou = _iou(predictions[pred_order], truths[gt_order])
     same = pred_keys[pred_order][:, None] == gt_keys[gt_order][None]
     return Overlaps(np.where(same, iou, -1.0), pred_order, gt_order)
 
@@ -261,13 +263,16 @@ def find_duplicates(
 
 def duplicate_groups(boxes: torch.Tensor, keys: np.ndarray, duplicate_iou: float) -> np.ndarray:
     """Returns the number, shape `(N,)`, of the group of each prediction, see [`find_duplicates`]."""
-    same_place = (box_iou(boxes, boxes) >= duplicate_iou) | (boxes[:, None] == boxes[None]).all(dim=-1)
-    linked = same_place.numpy() & (keys[:, None] == keys[None])
+    values = boxes.numpy()
+    same_place = (_iou(boxes, boxes) >= duplicate_iou) | (values[:, None] == values[None]).all(axis=-1)
+    linked = same_place & (keys[:, None] == keys[None])
     return connected_components(linked, directed=False)[1] if linked.sum() > len(keys) else np.arange(len(keys))
 
 
 def surplus(groups: np.ndarray, matched: Collection[int], order: np.ndarray) -> list[int]:
     """Returns the predictions that their groups have no room for, see [`find_duplicates`]; the first ones are kept."""
+    if len(np.unique(groups)) == len(groups):
+        return []
     matched = set(matched)
     taken = {groups[i] for i in matched}
     found = []
@@ -277,6 +282,20 @@ def surplus(groups: np.ndarray, matched: Collection[int], order: np.ndarray) -> 
                 found.append(int(i))
             taken.add(groups[i])
     return sorted(found)
+
+
+def _iou(boxes1: torch.Tensor, boxes2: torch.Tensor) -> np.ndarray:
+    """[`~boxes.box_iou`] of few boxes with sorted corners, for which NumPy is several times as fast."""
+    a, b = boxes1.numpy()[:, None], boxes2.numpy()[None]
+    for values in (a, b):
+        size = np.abs(values)
+        # Where squares could overflow or vanish, the careful way
+        if not ((size < _LARGE) & ((size > _SMALL) | (size == 0))).all():
+            return box_iou(boxes1, boxes2).numpy()
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    inter = sides.clip(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

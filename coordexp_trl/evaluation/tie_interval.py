@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from coordexp_trl.evaluation.average_precision import IOU_THRESHOLDS
-from coordexp_trl.evaluation.comparison import Comparison, Outcome
+from coordexp_trl.evaluation.comparison import Comparison
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -70,8 +70,16 @@ def constant_score_interval(
     extremes = _Extremes(len(iou_thresholds), len(index))
     for image in comparisons:
         codes = np.array([index.get(key, -1) for key in image.keys.tolist()], dtype=int)
+        judged = codes >= 0
+        known = np.unique(codes[judged], return_counts=True)
         for row, threshold in enumerate(iou_thresholds):
-            _add_image(extremes, row, image, image.outcome(threshold), threshold, codes, max_detections)
+            ignored = image.outcome(threshold).ignored
+            if ignored:
+                kept = judged & ~np.isin(np.arange(len(codes)), ignored)
+                part = np.unique(codes[kept], return_counts=True)
+                _add_image(extremes, row, image, threshold, codes, kept, *part, max_detections)
+            else:
+                _add_image(extremes, row, image, threshold, codes, judged, *known, max_detections)
     return extremes.bounds(np.array(list(totals.values())))
 
 
@@ -85,16 +93,16 @@ def _add_image(
     extremes: _Extremes,
     row: int,
     image: Comparison,
-    outcome: Outcome,
     threshold: float,
     codes: np.ndarray,
+    judged: np.ndarray,
+    classes: np.ndarray,
+    count: np.ndarray,
     most: int,
 ) -> None:
-    judged = codes >= 0
-    judged[outcome.ignored] = False
-    classes, count = np.unique(codes[judged], return_counts=True)
     if not len(classes):
         return
+    outcome = image.outcome(threshold)
     matched = np.zeros(len(codes), dtype=bool)
     matched[[i for i, _, _ in outcome.pairs]] = True
     pairs = np.bincount(np.searchsorted(classes, codes[matched]), minlength=len(classes))
