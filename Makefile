@@ -30,7 +30,7 @@ tiny-detector: install  ## Train the detector that the package ships anew, about
 	$(BIN)/python recipes/tiny_detector.py $(DETECTOR_ARGS)
 
 test: install  ## Run the tests that this machine can run (options: TEST_ARGS="...")
-	$(BIN)/python -m pytest -q -rs $(TEST_ARGS)
+	$(BIN)/python tools/run_tests.py $(TEST_ARGS)
 
 lint: install  ## Check style and formatting
 	$(BIN)/ruff check .
