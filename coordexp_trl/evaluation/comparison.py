@@ -20,6 +20,8 @@ from coordexp_trl.evaluation.f1 import (
 from coordexp_trl.evaluation.samples import ImageDetections, as_boxes, as_keys
 from coordexp_trl.matching import normalize_desc
 
+LOWEST_IOU = 0.5
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -142,8 +144,22 @@ class Comparison:
             self._outcomes[iou_threshold] = self._outcome(iou_threshold)
         return self._outcomes[iou_threshold]
 
+    @cached_property
+    def certain_pairs(self) -> list[tuple[int, int, float]] | None:
+        """
+        The pairs at `LOWEST_IOU` if no prediction and no object has a choice there: at a higher threshold those remain
+        whose IoU reaches it. `None` if there are choices.
+        """
+        feasible = self.overlaps.iou >= LOWEST_IOU
+        if (feasible.sum(0) > 1).any() or (feasible.sum(1) > 1).any():
+            return None
+        return match_overlaps(self.overlaps, LOWEST_IOU)
+
     def _outcome(self, iou_threshold: float) -> Outcome:
-        pairs = match_overlaps(self.overlaps, iou_threshold)
+        if self.certain_pairs is not None and iou_threshold >= LOWEST_IOU:
+            pairs = [pair for pair in self.certain_pairs if pair[2] >= iou_threshold]
+        else:
+            pairs = match_overlaps(self.overlaps, iou_threshold)
         matched = {i for i, _, _ in pairs}
         excused = self.open | (self._in_crowd >= iou_threshold) if self._may_excuse else ()
         ignored = [i for i in np.flatnonzero(excused).tolist() if i not in matched]

@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from coordexp_trl.evaluation.average_precision import IOU_THRESHOLDS
-from coordexp_trl.evaluation.comparison import Comparison
+from coordexp_trl.evaluation.comparison import LOWEST_IOU, Comparison
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -103,23 +103,25 @@ def _add_image(
     if not len(classes):
         return
     outcome = image.outcome(threshold)
-    matched = np.zeros(len(codes), dtype=bool)
-    matched[[i for i, _, _ in outcome.pairs]] = True
-    pairs = np.bincount(np.searchsorted(classes, codes[matched]), minlength=len(classes))
+    found = [i for i, _, _ in outcome.pairs]
+    pairs = np.bincount(np.searchsorted(classes, codes[found]), minlength=len(classes))
     fewest, copies = pairs.copy(), np.where(pairs > 0, 0.0, np.inf)
-    feasible = image.overlaps.iou >= threshold
-    if (feasible.sum(0) > 1).any() or (feasible.sum(1) > 1).any():
+    if image.certain_pairs is None or threshold < LOWEST_IOU:
+        feasible = image.overlaps.iou >= threshold
         fewest, copies = np.zeros_like(pairs), np.full(len(classes), np.inf)
+        matched = np.zeros(len(codes), dtype=bool)
+        matched[found] = True
         for rows, columns in components(feasible):
             predictions = image.overlaps.pred_order[rows]
             k = np.searchsorted(classes, codes[predictions[0]])
-            found = int(matched[predictions].sum())
+            own = int(matched[predictions].sum())
             complete = feasible[np.ix_(rows, columns)].all()
-            sure = found if complete else -(-found // 2)
+            sure = own if complete else -(-own // 2)
             fewest[k] += sure
             copies[k] = min(copies[k], judged[predictions].sum() - sure if complete else 0)
-    fewest[count > most] = 0  # which ones count is a matter of order, too
-    copies[count > most] = 0
+    if count.max() > most:  # which ones count is a matter of order, too
+        fewest[count > most] = 0
+        copies[count > most] = 0
     extremes.most[row, classes] += np.minimum(pairs, most)
     extremes.fewest[row, classes] += fewest
     extremes.false[row, classes] += np.minimum(count, most) - fewest
