@@ -7,6 +7,9 @@ MIN_BOXES = 10  # fewer boxes can look like anything
 _MOST = 0.5  # part of the boxes that must break the convention before another one is suspected
 _NEARLY_ALL = 0.99  # part of the boxes that the suspected convention must explain
 _THOUSAND = 1000
+_LONG_SIDE = 1200  # pixels: 1000 lies well inside
+_MANY_BOXES = 30  # of long sides
+_AT_BORDER = 0.03  # part of the boxes that must end at 1000
 
 
 def suspect_convention(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
@@ -21,7 +24,8 @@ def suspect_convention(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
 
     Returns:
         `str` or `None`: what the boxes seem to be and what to do, `None` if nothing is suspicious or there are fewer
-        than 10 boxes. Sets whose images all have 1000 x 1000 pixels are never suspected of being 1000-scaled.
+        than 10 boxes. Sets whose images all have 1000 x 1000 pixels are never suspected of being 1000-scaled, and of
+        larger images only those with enough boxes at the border.
 
     Example:
 
@@ -43,6 +47,11 @@ def suspect_convention(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
     inverted = (x2 < x1) | (y2 < y1)
     outside = (boxes < -1).any(1) | (x2 > width + 1) | (y2 > height + 1)
     broken = (inverted | outside).mean()
+    if not broken and (_end_at_thousand(boxes, x2, width) or _end_at_thousand(boxes, y2, height)):
+        return (
+            "the boxes look 1000-scaled: in images with longer sides many end at 1000, and none beyond. Multiply them "
+            "by width / 1000 and height / 1000."
+        )
     if broken < _MOST:
         # Boxes given as x, y, w, h also fit small objects near the top left corner, and then look inverted
         return None
@@ -60,3 +69,11 @@ def suspect_convention(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
             "Multiply them by width / 1000 and height / 1000."
         )
     return f"{broken:.0%} of the boxes are inverted or leave their image. Boxes are xyxy in pixels of the image file."
+
+
+def _end_at_thousand(boxes: np.ndarray, ends: np.ndarray, sides: np.ndarray) -> bool:
+    """Whether boxes end as if 1000 were the border of longer sides: objects at the border of a photo are frequent."""
+    ends = ends[sides >= _LONG_SIDE]
+    if len(ends) < _MANY_BOXES or boxes.min() < 0 or boxes.max() > _THOUSAND:
+        return False
+    return bool((ends >= 0.99 * _THOUSAND).mean() >= _AT_BORDER)

@@ -74,3 +74,16 @@ def test_real_boxes(shared_data, file):
     assert suspect_convention(boxes, sizes) is None
     for words, change in WRONG.items():
         assert words in (suspect_convention(change(boxes, sizes), sizes) or ""), words
+
+
+def test_thousand_scaled_boxes_of_large_images_are_named():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 0.8, (200, 2))
+    unit = np.concatenate([low, np.minimum(low + rng.uniform(0.05, 0.5, (200, 2)), 1)], axis=1)
+    sizes = np.full((200, 2), [1920, 1080])
+    assert "1000-scaled" in suspect_convention(unit * 1000, sizes)
+    assert suspect_convention(unit * [1920, 1080, 1920, 1080], sizes) is None
+    # A camera that sees nothing in its right half: x ends where 1000 would, but y goes on
+    assert suspect_convention(unit * [1000, 1080, 1000, 1080], sizes) is None
+    # And objects that seldom reach any border
+    assert suspect_convention(unit[unit.max(1) < 0.98] * 1000, np.full(((unit.max(1) < 0.98).sum(), 2), 1920)) is None
