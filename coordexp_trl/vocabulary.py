@@ -8,9 +8,7 @@ noise makes them distinct, also in bfloat16, and is small enough to be overwritt
 """
 
 import json
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,22 +17,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken
 from tqdm.auto import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedTokenizerBase
 
+from coordexp_trl.checkpoint_files import (
+    INDEX,
+    Weights,
+    check_folders,
+    copy_other_files,
+    load_config,
+    load_tokenizer,
+    new_folder,
+    remove_leftovers,
+    write_json,
+)
 from coordexp_trl.coordinates import WILDCARD_TOKEN, CoordinateGrid, CoordVocabulary, parse_coord_token
 
 _NOISE_SCALE = 0.1
 _SEED = 0
 
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-# Other copies of the weights and training states do not fit the expanded model.
-_STALE_SUFFIXES = (".bin", ".gguf", ".h5", ".index.json", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 _LEGACY_TOKENIZER_FILES = ("added_tokens.json", "special_tokens_map.json")  # all of it is in tokenizer.json
 
 
@@ -111,8 +111,9 @@ def expand_vocabulary(
     """
     grid = CoordinateGrid(num_bins)
     src, dst = Path(src), Path(dst).resolve()
-    _check_folders(src, dst, overwrite)
-    config, tokenizer, weights = _load_config(src), _load_tokenizer(src), _Weights.read(src)
+    remove_leftovers(dst)
+    check_folders(src, dst, overwrite)
+    config, tokenizer, weights = load_config(src, "src"), load_tokenizer(src, "src"), Weights.read(src, "src")
     keys, tied = _find_matrices(src, config, weights)
     rows = weights.shapes[keys[0]][0]
     old_ids = tokenizer.get_vocab()
@@ -135,98 +136,17 @@ def expand_vocabulary(
             f"gaps and reach {num_tokens - 1}. Fill the gaps of its vocabulary first."
         )
     new_rows = max(rows, num_tokens + len(names))
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside the destination and renamed, so that an interrupted run leaves no half checkpoint behind.
-    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}-") as scratch:
-        partial = Path(scratch) / "checkpoint"
+    with new_folder(dst) as partial:
         tokenizer.save_pretrained(partial, save_jinja_files=(src / "chat_template.jinja").exists())
-        left_out = _copy_other_files(src, partial, weights)
+        left_out = copy_other_files(src, partial, {*weights.files, INDEX, *_LEGACY_TOKENIZER_FILES})
         if new_rows != rows:
             _write_vocab_size(partial, new_rows)
         _write_weights(src, partial, weights, keys, num_tokens, len(names))
         vocabulary = _verify(partial, old_ids, ids[-num_bins:], keys, new_rows)
-        _replace(dst, partial, Path(scratch) / "old")
     return ExpansionReport(True, vocabulary, rows, new_rows, tied, left_out)
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """The safetensors files of a checkpoint, their tensors' shapes, and the index if there are shards."""
-
-    files: list[str]
-    shapes: dict[str, tuple[int, ...]]
-    index: dict | None
-
-    @classmethod
-    def read(cls, folder: Path) -> "_Weights":
-        file = next((name for name in (_WEIGHTS, _INDEX) if (folder / name).exists()), None)
-        if file is None:
-            found = "weights in pytorch_model*.bin only" if any(folder.glob("pytorch_model*.bin")) else "no weights"
-            raise ValueError(
-                f"src = {str(folder)!r}: has {found}, need {_WEIGHTS} or {_INDEX}. Load the checkpoint with "
-                "AutoModelForImageTextToText.from_pretrained and save it with save_pretrained, the processor too."
-            )
-        index, files, shapes = None, [_WEIGHTS], {}
-        try:
-            if file == _INDEX:
-                index = json.loads((folder / _INDEX).read_text("utf-8"))
-                files = sorted(set(index["weight_map"].values()))
-            for file in files:
-                with safe_open(folder / file, "pt") as shard:
-                    shapes |= {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}
-        except (SafetensorError, FileNotFoundError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"src = {str(folder)!r}: {file} is missing or incomplete ({error}). Download the checkpoint again."
-            ) from error
-        return cls(files, shapes, index)
-
-
-def _check_folders(src: Path, dst: Path, overwrite: bool) -> None:
-    if not src.is_dir():
-        raise ValueError(
-            f"src = {str(src)!r}: is not a folder. If it is the name of a model on the Hub, get a copy first: "
-            f"`hf download {src} --local-dir DIR`."
-        )
-    if not (src / "config.json").is_file():
-        raise ValueError(f"src = {str(src)!r}: is not a checkpoint, it has no config.json.")
-    real = src.resolve()
-    if dst == real or (dst.exists() and dst.samefile(src)):
-        raise ValueError(f"dst = {str(dst)!r}: is src itself. Choose another folder; src is never changed.")
-    if real in dst.parents or dst in real.parents:
-        raise ValueError(f"dst = {str(dst)!r}: one of src and dst lies in the other. Choose a folder beside src.")
-    if not dst.exists():
-        return
-    if not overwrite:
-        raise ValueError(f"dst = {str(dst)!r}: exists already. Choose another folder, or replace it with --overwrite.")
-    if not dst.is_dir() or (any(dst.iterdir()) and not (dst / "config.json").is_file()):
-        raise ValueError(
-            f"dst = {str(dst)!r}: is not a checkpoint (no config.json), so --overwrite does not replace it. "
-            "Choose another folder."
-        )
-
-
-def _load_config(folder: Path) -> PreTrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"src = {str(folder)!r}: cannot read its config.json: {error}") from error
-
-
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"src = {str(folder)!r}: cannot load its tokenizer: {error}") from error
-    files = tokenizer.vocab_files_names.values()
-    if not any((folder / file).is_file() for file in files):  # transformers builds an empty tokenizer then
-        raise ValueError(
-            f"src = {str(folder)!r}: has no tokenizer (none of {', '.join(files)}). Save the processor of the model "
-            "there with save_pretrained, or download the checkpoint again."
-        )
-    return tokenizer
-
-
-def _find_matrices(src: Path, config: PreTrainedConfig, weights: _Weights) -> tuple[list[str], bool]:
+def _find_matrices(src: Path, config: PreTrainedConfig, weights: Weights) -> tuple[list[str], bool]:
     """Returns the keys of the embedding and of the head, if it is stored, and whether the two are tied."""
     try:
         with torch.device("meta"):  # structure without memory
@@ -287,23 +207,6 @@ def _present_vocabulary(src: Path, tokenizer: PreTrainedTokenizerBase, num_bins:
         ) from error
 
 
-def _copy_other_files(src: Path, partial: Path, weights: _Weights) -> tuple[str, ...]:
-    """Copies what is neither weights nor tokenizer, and returns the stale files that are left out."""
-    left_out = []
-    for path in sorted(src.rglob("*")):
-        name = path.relative_to(src)
-        target = partial / name
-        own = str(name) in (*weights.files, _INDEX, *_LEGACY_TOKENIZER_FILES)
-        if own or not path.is_file() or any(part.startswith((".", "checkpoint-")) for part in name.parts):
-            continue
-        if path.name.endswith(_STALE_SUFFIXES):
-            left_out.append(str(name))
-        elif not target.exists() or path.suffix == ".jinja":
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-    return tuple(left_out)
-
-
 def _write_vocab_size(partial: Path, rows: int) -> None:
     path = partial / "config.json"
     content = json.loads(path.read_text("utf-8"))
@@ -311,14 +214,10 @@ def _write_vocab_size(partial: Path, rows: int) -> None:
     content.get("text_config", content)["vocab_size"] = rows
     if "vocab_size" in content:
         content["vocab_size"] = rows
-    _write_json(path, content)
+    write_json(path, content)
 
 
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _write_weights(src: Path, partial: Path, weights: _Weights, keys: list[str], first: int, count: int) -> None:
+def _write_weights(src: Path, partial: Path, weights: Weights, keys: list[str], first: int, count: int) -> None:
     """Writes the weights with new rows `first` … `first + count - 1` in the matrices `keys`."""
     metadata = (weights.index or {}).get("metadata", {})
     for file in tqdm(weights.files, desc="Writing weights", unit="file"):
@@ -327,7 +226,7 @@ def _write_weights(src: Path, partial: Path, weights: _Weights, keys: list[str],
             if name in metadata:
                 metadata[name] += added
     if weights.index is not None:
-        _write_json(partial / _INDEX, weights.index)
+        write_json(partial / INDEX, weights.index)
 
 
 def _write_shard(source: Path, target: Path, keys: list[str], first: int, count: int) -> tuple[int, int]:
@@ -367,24 +266,12 @@ def _initial_rows(old: torch.Tensor, count: int) -> torch.Tensor:
 
 def _verify(partial: Path, old_ids: dict[str, int], bin_ids: list[int], keys: list[str], rows: int) -> CoordVocabulary:
     """Reads the new checkpoint back and returns its coordinate tokens."""
-    tokenizer = _load_tokenizer(partial)
+    tokenizer = load_tokenizer(partial, "dst")
     if not old_ids.items() <= tokenizer.get_vocab().items():
         raise ValueError(f"src: its tokenizer, a {type(tokenizer).__name__}, changes its ids when saved and loaded.")
     vocabulary = CoordVocabulary.from_tokenizer(tokenizer, len(bin_ids))
-    shapes = _Weights.read(partial).shapes
+    shapes = Weights.read(partial, "dst").shapes
     assert vocabulary.ids.tolist() == bin_ids
-    assert {shapes[key][0] for key in keys} == {rows} == {_load_config(partial).get_text_config().vocab_size}
+    assert {shapes[key][0] for key in keys} == {rows} == {load_config(partial, "dst").get_text_config().vocab_size}
     vocabulary.check_embedding_rows(rows, len(tokenizer))
     return vocabulary
-
-
-def _replace(dst: Path, new: Path, old: Path) -> None:
-    """Renames `new` to `dst`, and what was there to `old`; after a failure `dst` is what it was."""
-    try:
-        if dst.exists():
-            os.rename(dst, old)
-        os.rename(new, dst)
-    except BaseException:
-        if old.exists() and not dst.exists():
-            os.rename(old, dst)
-        raise

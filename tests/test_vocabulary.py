@@ -2,6 +2,7 @@
 """Coordinate tokens for a checkpoint on disk: exact ids and rows, everything else as it was, all or nothing."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -474,14 +475,14 @@ def fail(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("step", ["save_file", "_copy_other_files", "_verify", "os.rename"])
+@pytest.mark.parametrize("step", ["save_file", "copy_other_files", "_verify", "os.rename"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_failed_run_changes_nothing(source, tmp_path, monkeypatch, step, overwrite):
     dst = tmp_path / "dst"
     if overwrite:
         shutil.copytree(source, dst)
     before = files_of(tmp_path)
-    owner, name = (vocabulary.os, "rename") if step == "os.rename" else (vocabulary, step)
+    owner, name = (os, "rename") if step == "os.rename" else (vocabulary, step)
     monkeypatch.setattr(owner, name, fail)
     with pytest.raises(KeyboardInterrupt):
         expand_vocabulary(source, dst, BINS, overwrite=overwrite)
@@ -491,14 +492,14 @@ def test_a_failed_run_changes_nothing(source, tmp_path, monkeypatch, step, overw
 
 def test_what_was_there_returns_if_it_cannot_be_replaced(source, tmp_path, monkeypatch):
     dst = Path(shutil.copytree(source, tmp_path / "dst"))
-    before, rename = files_of(tmp_path), vocabulary.os.rename
+    before, rename = files_of(tmp_path), os.rename
 
     def rename_old_only(old, new):
         if Path(old).name == "checkpoint":
             raise OSError("no")
         rename(old, new)
 
-    monkeypatch.setattr(vocabulary.os, "rename", rename_old_only)
+    monkeypatch.setattr(os, "rename", rename_old_only)
     with pytest.raises(OSError, match="no"):
         expand_vocabulary(source, dst, BINS, overwrite=True)
     assert files_of(tmp_path) == before and list(tmp_path.iterdir()) == [dst]
