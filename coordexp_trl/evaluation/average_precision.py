@@ -7,9 +7,11 @@ scores that rank correct boxes first, so it is as good as the scores are. With f
 of LVIS (Gupta et al., 2019): of an image only the classes count that are known to be present or absent.
 """
 
+import gc
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,16 +129,29 @@ def precision_curves(
     """
     if max_detections < 1:
         raise ValueError(f"max_detections = {max_detections}: must be 1 or more.")
-    truths, predictions = defaultdict(list), defaultdict(list)
-    for index, image in enumerate(comparisons):
-        _add_truths(truths, index, image)
-        _add_predictions(predictions, index, image, max_detections)
     limits = sorted({1, 10, max_detections} - set(range(max_detections + 1, 11)))
-    # Class by class: the tool's cost is images times classes, and few images hold a class of an open vocabulary.
-    curves = [_evaluate(truths[name], predictions.get(name, []), limits, areas) for name in sorted(truths)]
+    truths, predictions = defaultdict(list), defaultdict(list)
+    with _no_garbage_collection():
+        for index, image in enumerate(comparisons):
+            _add_truths(truths, index, image)
+            _add_predictions(predictions, index, image, max_detections)
+        # Class by class: the tool's cost is images times classes, and few images hold a class of an open vocabulary.
+        curves = [_evaluate(truths[name], predictions.get(name, []), limits, areas) for name in sorted(truths)]
     shape = (len(IOU_THRESHOLDS), 101, len(areas)), (len(IOU_THRESHOLDS), len(areas), len(limits))
     precision, recall = (np.array([curve[k] for curve in curves]).reshape(-1, *shape[k]) for k in (0, 1))
     return PrecisionCurves(sorted(truths), list(areas), precision, recall, limits)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """The tool takes a dictionary for each box: searching them all for circles, of which there are none, takes long."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -85,7 +85,8 @@ class Comparison:
             raise ValueError(f"gt_boxes: {self.truths.tolist()} is not finite. Repair the ground truth.")
         count = len(self.gt_keys)
         self.crowd = np.array(image.gt_crowd, dtype=bool) if len(image.gt_crowd) else np.zeros(count, dtype=bool)
-        areas = image.gt_areas if len(image.gt_areas) else box_area(self.truths).numpy()
+        sides = self.truths.numpy()[:, 2:] - self.truths.numpy()[:, :2]
+        areas = image.gt_areas if len(image.gt_areas) else sides.prod(axis=1)
         self.areas = np.array(areas, dtype=float)
         for name, values in (("gt_crowd", self.crowd), ("gt_areas", self.areas)):
             if len(values) != count:
