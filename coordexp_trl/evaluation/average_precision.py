@@ -144,7 +144,7 @@ def precision_curves(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """The tool takes a dictionary for each box: searching them all for circles, of which there are none, takes long."""
+    """The tool takes a dictionary for each box; searching them for circles, of which there are none, takes long."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

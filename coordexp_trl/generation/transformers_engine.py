@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from trl.trainer.utils import pad
 
@@ -45,7 +46,7 @@ class _Recorder(LogitsProcessor):
         if self.pending is None:
             return
         logits, self.pending = self.pending, None
-        self.logprobs.append(logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1))
+        self.logprobs.append(-cross_entropy(logits, chosen, reduction="none"))
         if self.keep_coord_logits:
             if self.is_coord is None:
                 self.is_coord = torch.zeros(logits.size(1), dtype=torch.bool, device=logits.device)

@@ -260,6 +260,8 @@ def check_options(
         vllm.check_vllm_options()
         require_vllm()
         check_vllm_sampling(config.sampling(use_vllm=True))
+        if config.expectation and not config.vllm_top_logprobs:
+            raise ValueError("expectation with vLLM needs the likeliest tokens: set vllm_top_logprobs, such as 40.")
     try:
         wanted = torch.device(device or "cpu")
     except RuntimeError as error:

@@ -171,3 +171,5 @@ def test_an_image_beyond_the_context(predictor):
 def test_vllm_refuses_beams_before_anything_is_loaded(detector):
     with pytest.raises(ValueError, match="num_beams=2|needs vLLM"):
         Predictor(detector, config=replace(CONFIG, num_beams=2), vllm=VLLMConfig(use_vllm=True))
+    with pytest.raises(ValueError, match="expectation with vLLM needs|needs vLLM"):
+        Predictor(detector, config=replace(CONFIG, expectation=True), vllm=VLLMConfig(use_vllm=True))
