@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from coordexp_trl import __version__
-from coordexp_trl.cli import data, doctor, evaluate, expand_vocab, infer, report, tiny_model
+from coordexp_trl.cli import data, doctor, evaluate, expand_vocab, infer, merge, report, tiny_model
 from coordexp_trl.cli.parser import CommandParser
 
-COMMANDS = (tiny_model, expand_vocab, data, infer, evaluate, report, doctor)
+COMMANDS = (tiny_model, expand_vocab, data, infer, evaluate, merge, report, doctor)
 
 
 def build_parser() -> CommandParser:
