@@ -1,12 +1,57 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """What training and inference read from a checkpoint in the same way: its processor and its tokens."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from coordexp_trl.coordinates import CoordVocabulary
+
+PROMPTING_FILE = "coordexp.json"
+PROMPTING = ("prompt", "system_prompt", "protocol", "min_pixels", "max_pixels")
+
+
+def write_prompting(folder: str | Path, options: object) -> None:
+    """
+    Writes how a model was asked in training, so that inference asks it in the same way.
+
+    Args:
+        folder (`str` or `Path`):
+            Checkpoint or adapter folder.
+        options (`object`):
+            Has the attributes `PROMPTING`.
+    """
+    values = {name: getattr(options, name) for name in PROMPTING}
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    Path(folder, PROMPTING_FILE).write_text(text, encoding="utf-8")
+
+
+def read_prompting(*folders: str | Path | None) -> dict[str, Any]:
+    """
+    Args:
+        folders (`str` or `Path` or `None`):
+            Checkpoint and adapter folders, or model ids.
+
+    Returns:
+        `dict[str, Any]`: What the first of them that has it says of the options `PROMPTING`, without those that it
+        leaves open.
+
+    Raises:
+        `ValueError`: If the file is damaged.
+    """
+    for folder in folders:
+        path = None if folder is None else Path(folder).expanduser() / PROMPTING_FILE
+        if path is None or not path.is_file():
+            continue
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return {name: values[name] for name in PROMPTING if values.get(name) is not None}
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: must hold a JSON object ({error}). Remove it, or save anew.") from error
+    return {}
 
 
 def check_model_name(model: str) -> None:

@@ -28,11 +28,11 @@ def register(commands: argparse._SubParsersAction) -> None:
     group.add_argument(
         "--prompt",
         metavar="TEXT",
-        help="instruction; that of the training is best (default: "
+        help="instruction (default: that of the training, which the model's folder holds, else: "
         "Detect every object in the image. Give each one a short description and a bounding box.)",
     )
     group.add_argument("--system-prompt", metavar="TEXT", help="system message")
-    group.add_argument("--protocol", choices=("tags", "json"), default="tags", help="what the model writes")
+    group.add_argument("--protocol", choices=("tags", "json"), help="what it writes (default: as trained, else tags)")
     group.add_argument("--classes", metavar="A,B|FILE.txt", help="look for these only; @FILE or FILE.txt: one a line")
     group.add_argument(
         "--max-classes-per-prompt", type=int, metavar="N", help="one completion for every N classes (default: all)"
@@ -86,11 +86,15 @@ def _add_vllm_options(parser: CommandParser) -> None:
 def _run(args: argparse.Namespace) -> None:
     import dataclasses
 
+    from coordexp_trl.checkpoints import PROMPTING, read_prompting
     from coordexp_trl.generation import DEFAULT_PROMPT, VLLMConfig
     from coordexp_trl.inference import InferenceConfig, run_inference
     from coordexp_trl.inference.class_prompts import read_classes
 
-    args.prompt = DEFAULT_PROMPT if args.prompt is None else args.prompt
+    trained = {"prompt": DEFAULT_PROMPT, "protocol": "tags"} | read_prompting(args.adapter, args.model)
+    for name in PROMPTING:
+        if getattr(args, name) is None:
+            setattr(args, name, trained.get(name))
     args.classes = None if args.classes is None else read_classes(args.classes)
     args.vllm_dtype = args.dtype
     config = InferenceConfig(**_options(args, dataclasses.fields(InferenceConfig)))

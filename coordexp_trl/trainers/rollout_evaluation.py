@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl.distributed import DistributedBackend
 from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
 
-from coordexp_trl.checkpoints import end_token_ids, read_vocabulary
+from coordexp_trl.checkpoints import end_token_ids, read_vocabulary, write_prompting
 from coordexp_trl.coordinates import CoordinateGrid
 from coordexp_trl.datasets.fusion import FusionDataset
 from coordexp_trl.datasets.record_views import JoinedRecords
@@ -123,6 +123,10 @@ class RolloutEvaluationMixin(OverlayMixin):
             suppress_tokens=self.suppress_tokens,
             coord_ids=self.vocabulary.ids,
         )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        write_prompting(output_dir or self.args.output_dir, self.args)
 
     def close(self) -> None:
         """Ends what the rollouts needed beside the model; for the end of a program."""
