@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig
 from coordexp_trl.adapters.loading import ADAPTER_CONFIG, base_of_adapter
 from coordexp_trl.adapters.merge_check import Difference, compare_logits
 from coordexp_trl.adapters.merge_plan import Edit, check_supported, plan_edits, stored_names
-from coordexp_trl.adapters.merge_weights import DTYPES, Editor, TensorFile, equal_tensors, write_tensors
+from coordexp_trl.adapters.merge_weights import DTYPES, TensorFile, Writer, equal_tensors
 from coordexp_trl.checkpoint_files import (
     INDEX,
     Weights,
@@ -318,13 +318,15 @@ def _write_weights(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Writes what changes, and returns the files that were linked and copied."""
     linked, copied = [], []
-    editor = Editor(tensors)
     changed = {weights.places[name] for name in plan.edits}
     if plan.head:
         name, origin, _ = plan.head
         changed.add(weights.places[origin])
     total = sum((base / file).stat().st_size for file in changed)
-    with tqdm(total=total, desc="Merging", unit="B", unit_scale=True) as progress:
+    with (
+        tqdm(total=total, desc="Merging", unit="B", unit_scale=True) as progress,
+        Writer(tensors, progress.update) as writer,
+    ):
         for file in weights.files:
             if file not in changed:
                 (linked if _link(base / file, partial / file) else copied).append(file)
@@ -339,7 +341,7 @@ def _write_weights(
                             f"base: {name} is of type {source.entries[name].dtype}, which cannot be merged into. Use "
                             "the original checkpoint (--base)."
                         )
-                write_tensors(source, partial / file, plan.edits, added, editor, progress.update)
+                writer.write(source, partial / file, plan.edits, added)
             shutil.copymode(base / file, partial / file)
     if weights.index is not None:
         write_json(partial / INDEX, _new_index(weights, plan, base))
