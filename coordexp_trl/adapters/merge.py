@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from coordexp_trl.adapters.loading import ADAPTER_CONFIG, base_of_adapter
+from coordexp_trl.adapters.merge_base import check_same_base
 from coordexp_trl.adapters.merge_check import Difference, compare_logits
 from coordexp_trl.adapters.merge_plan import Edit, check_supported, plan_edits, stored_names
 from coordexp_trl.adapters.merge_weights import DTYPES, TensorFile, Writer, equal_tensors
@@ -31,6 +32,7 @@ from coordexp_trl.checkpoint_files import (
     remove_leftovers,
     write_json,
 )
+from coordexp_trl.checkpoints import PROMPTING_FILE
 
 _FIELDS = ("base", "out")
 
@@ -141,6 +143,7 @@ def merge_adapter(
     remove_leftovers(out)
     check_apart(adapter, out, ("adapter", "out"))
     _check_base(base, named, adapter)
+    check_same_base(base, named)
     check_folders(base, out, overwrite, _FIELDS)
     config = _load_adapter_config(adapter)
     weights = Weights.read(base, "base")
@@ -151,6 +154,8 @@ def merge_adapter(
         with new_folder(out) as partial:
             partial.mkdir()
             left_out = copy_other_files(base, partial, {*weights.files, INDEX, ADAPTER_CONFIG})
+            if (adapter / PROMPTING_FILE).is_file():  # it was asked as the adapter's training says
+                shutil.copyfile(adapter / PROMPTING_FILE, partial / PROMPTING_FILE)
             if plan.untied:
                 _write_untied(partial)
             linked, copied = _write_weights(base, partial, weights, plan, tensors)
