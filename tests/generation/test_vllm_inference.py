@@ -8,9 +8,12 @@ import sys
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from vllm_processes import ENVIRONMENT
 
+from coordexp_trl.adapters.merge import merge_adapter
+from coordexp_trl.adapters.rows import with_token_rows
+from coordexp_trl.coordinates import CoordVocabulary
 from coordexp_trl.datasets.shapes import create_shapes
 from coordexp_trl.inference import InferenceConfig, run_inference
 from coordexp_trl.predictions import read_predictions
@@ -75,6 +78,28 @@ def test_colocated_with_an_adapter(detector, data, tmp_path):
     for found, wanted in zip(actual, expected, strict=True):
         for one, other in zip(found.objects, wanted.objects, strict=True):
             assert one.std == pytest.approx(other.std, abs=0.01)
+
+
+def test_a_merged_model_writes_what_base_and_adapter_write(detector, data, tmp_path):
+    """LoRA and coordinate rows, which vLLM would not load as an adapter, in one plain checkpoint."""
+    base = tmp_path / "base"
+    model = AutoModelForImageTextToText.from_pretrained(detector, dtype=torch.float32)
+    model.save_pretrained(base)
+    processor = AutoProcessor.from_pretrained(detector)
+    processor.save_pretrained(base)
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    ids = CoordVocabulary.from_tokenizer(processor.tokenizer).ids.tolist()
+    model = get_peft_model(model, with_token_rows(LoraConfig(r=2, target_modules=["q_proj", "v_proj"]), model, ids))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in (value for value in model.parameters() if value.requires_grad):
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(tmp_path / "adapter")
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+
+    run_inference(base, data, tmp_path / "expected", tmp_path / "adapter", CONFIG, device="cpu", show_progress=False)
+    expected = read_predictions(tmp_path / "expected" / "predictions.jsonl")
+    assert_equal(infer(tmp_path / "merged", data, tmp_path / "actual", "--vllm-enforce-eager"), expected)
 
 
 def test_a_server_answers_with_its_own_weights(untied_detector, vllm_server, data, tmp_path):
