@@ -143,8 +143,8 @@ def merge_adapter(
     remove_leftovers(out)
     check_apart(adapter, out, ("adapter", "out"))
     _check_base(base, named, adapter)
-    check_same_base(base, named)
     check_folders(base, out, overwrite, _FIELDS)
+    check_same_base(base, named)
     config = _load_adapter_config(adapter)
     weights = Weights.read(base, "base")
     shapes = _read_shapes(adapter / SAFETENSORS_WEIGHTS_NAME)
@@ -348,6 +348,7 @@ def _write_weights(
                         )
                 writer.write(source, partial / file, plan.edits, added)
             shutil.copymode(base / file, partial / file)
+        writer.finish()
     if weights.index is not None:
         write_json(partial / INDEX, _new_index(weights, plan, base))
     return tuple(linked), tuple(copied)

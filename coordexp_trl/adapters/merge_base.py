@@ -39,11 +39,13 @@ def _first_difference(one: Weights, one_folder: Path, other: Weights, other_fold
         if one.shapes.get(name) != other.shapes.get(name):
             return name
     for name in sorted(one.shapes):
+        if 0 in one.shapes[name] or not one.shapes[name]:
+            continue
         pair = []
         for weights, folder in ((one, one_folder), (other, other_folder)):
             with safe_open(folder / weights.places[name], "pt") as file:
                 matrix = file.get_slice(name)
-                count = weights.shapes[name][0] if weights.shapes[name] else 0
+                count = weights.shapes[name][0]
                 step = max(1, count // _SAMPLED_ROWS)
                 pair.append(torch.cat([matrix[row : row + 1].float().flatten() for row in range(0, count, step)]))
         if not torch.allclose(*pair, rtol=0.01, atol=1e-6):

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -130,6 +130,8 @@ class Writer:
         self.progress = progress
         self._threads = torch.get_num_threads()
         self._pool: Executor | None = None
+        self._disk = ThreadPoolExecutor(1)
+        self._unsynced: list[Future] = []
         self._memory = threading.local()
 
     def __enter__(self) -> "Writer":
@@ -141,6 +143,7 @@ class Writer:
 
     def __exit__(self, *_) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._disk.shutdown()
         torch.set_num_threads(self._threads)  # what threads that start later take over
 
     def write(
@@ -182,11 +185,19 @@ class Writer:
                     pieces.append(self._pool.submit(self._write_rows, source, origin, edit, rows, out, offset))
             for piece in as_completed(pieces):
                 self.progress(piece.result())
-        finally:
+        except BaseException:
             for piece in pieces:
                 piece.cancel()
             wait(pieces)
             os.close(out)
+            raise
+        # While the next file is written. What is not on the disk yet could be missing after a loss of power
+        self._unsynced.append(self._disk.submit(_sync, out))
+
+    def finish(self) -> None:
+        """Returns when all files are on the disk."""
+        for file in self._unsynced:
+            file.result()
 
     def _write_rows(
         self, source: TensorFile, name: str, edit: Edit, rows: tuple[int, int], out: int, offset: int
@@ -257,3 +268,11 @@ def equal_tensors(file: TensorFile, first: str, second: str) -> bool:
         torch.equal(*(file.read(name, start, min(start + height, a.rows)) for name in (first, second)))
         for start in range(0, a.rows, height)
     )
+
+
+def _sync(descriptor: int) -> None:
+    """Waits until a file is on the disk, and closes it."""
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
