@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from vllm_processes import ENVIRONMENT
+from vllm_processes import ENVIRONMENT, Server
 
 from coordexp_trl.adapters.merge import merge_adapter
 from coordexp_trl.adapters.rows import with_token_rows
@@ -102,10 +102,18 @@ def test_a_merged_model_writes_what_base_and_adapter_write(detector, data, tmp_p
     assert_equal(infer(tmp_path / "merged", data, tmp_path / "actual", "--vllm-enforce-eager"), expected)
 
 
-def test_a_server_answers_with_its_own_weights(untied_detector, vllm_server, data, tmp_path):
+@pytest.fixture
+def fresh_server(untied_detector, tmp_path):
+    """A server of its own: the tests of training push other weights into the one that they share."""
+    server = Server.start(untied_detector, tmp_path)
+    yield server
+    server.stop()
+
+
+def test_a_server_answers_with_its_own_weights(untied_detector, fresh_server, data, tmp_path):
     run_inference(untied_detector, data, tmp_path / "expected", config=CONFIG, device="cpu", show_progress=False)
-    vllm_server.wait()
-    options = ["--vllm-mode", "server", "--vllm-server-base-url", vllm_server.url]
+    fresh_server.wait()
+    options = ["--vllm-mode", "server", "--vllm-server-base-url", fresh_server.url]
     actual = infer(untied_detector, data, tmp_path / "actual", *options)
     assert_equal(actual, read_predictions(tmp_path / "expected" / "predictions.jsonl"))
     assert all(item.std is None for prediction in actual for item in prediction.objects)
