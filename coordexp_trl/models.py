@@ -8,8 +8,8 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-# Parameter-name patterns of the parts that users freeze, for Qwen2-VL, Qwen2.5-VL, Qwen3-VL and their relatives. No
-# parameter belongs to two parts.
+# Parameter-name patterns of the parts that users freeze, for Qwen2-VL, Qwen2.5-VL, Qwen3-VL and their relatives; a
+# family with other names adds its own. No parameter belongs to two parts.
 MODULE_PATTERNS = {
     "vision_tower": r"(^|\.)visual\.(?!merger|deepstack_merger_list)",
     "projector": r"(^|\.)visual\.(merger|deepstack_merger_list)\.",
@@ -31,7 +31,11 @@ def backbone(model: nn.Module) -> nn.Module:
 
 def vision_is_frozen(model: nn.Module) -> bool:
     """Whether nothing learns in the modules that turn pixels into image features."""
-    return not any(parameter.requires_grad for parameter in backbone(model).visual.parameters())
+    vision = [re.compile(MODULE_PATTERNS[part]) for part in ("vision_tower", "projector")]
+    return not any(
+        parameter.requires_grad and any(pattern.search(name) for pattern in vision)
+        for name, parameter in model.named_parameters()
+    )
 
 
 def freeze_modules(model: nn.Module, names: Sequence[str]) -> dict[str, int]:

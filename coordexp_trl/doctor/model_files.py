@@ -12,7 +12,7 @@ from coordexp_trl.doctor.machine import format_bytes
 from coordexp_trl.doctor.safetensors_files import read_headers
 
 TESTED_TYPES = ("qwen3_vl",)
-RELATED_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl_moe")
+RELATED_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl_moe", "qwen3_5", "glm4v")
 _TRAINABLE = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _DOWNLOAD = "Download the checkpoint again, or save it again with save_pretrained (model and processor)."
 

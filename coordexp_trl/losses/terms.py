@@ -5,27 +5,18 @@ A term's mean is taken over its units in the whole optimizer step (all micro-bat
 divided by counts that the trainer gathers; this is what makes 1 × 8 and 8 × 1 micro-batches give the same gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from coordexp_trl.losses import coordinate, geometry
-from coordexp_trl.losses.head import supervised_logits
+from coordexp_trl.losses.head import HeadOutput, supervised_logits
 from coordexp_trl.sequences import TrainingSequence
 
-# The unit over which each term is averaged.
-UNIT_OF_TERM = {
-    "text": "text",
-    "coord_ce": "slots",
-    "coord_soft_ce": "slots",
-    "coord_w1": "slots",
-    "coord_gate": "slots",
-    "coord_entropy": "slots",
-    "bbox_l1": "boxes",
-    "bbox_iou": "boxes",
-}
 UNITS = ("text", "slots", "boxes")
 # Figures without gradient, averaged over slots.
 DIAGNOSTICS = ("coord_bin_error", "coord_entropy", "coord_mass")
@@ -38,7 +29,7 @@ class LossConfig:
 
     Args:
         weights (`dict[str, float]`):
-            Weight of each term of [`UNIT_OF_TERM`]; a missing or zero weight switches the term off.
+            Weight of each term of [`TERMS`]; a missing or zero weight switches the term off.
         sigma (`float`, *optional*, defaults to `2.0`):
             Width of the soft target, in bins.
         temperature (`float`, *optional*, defaults to `1.0`):
@@ -58,7 +49,7 @@ class LossConfig:
     @property
     def active(self) -> list[str]:
         """Names of the terms with a weight."""
-        return [name for name in UNIT_OF_TERM if self.weights.get(name)]
+        return [name for name in TERMS if self.weights.get(name)]
 
 
 @dataclass
@@ -132,6 +123,83 @@ class Supervision:
         """Returns a copy on `device`."""
         return Supervision(*(getattr(self, item.name).to(device) for item in fields(self)))
 
+    def weights(self, unit: str) -> torch.Tensor:
+        """The weight of each text token, slot or box."""
+        return {"text": self.text_weights, "slots": self.slot_weights, "boxes": self.box_weights}[unit]
+
+
+@dataclass
+class Predictions:
+    """
+    What the model predicts at the supervised positions, for the terms to compare with the targets.
+
+    Args:
+        head ([`~coordexp_trl.losses.head.HeadOutput`]):
+            Output of the head: `text_nll` of shape `(T,)`, `coord_logits` of shape `(M, K)`, and `coord_gate` of shape
+            `(M,)`, which is 0 unless the term `coord_gate` has a weight.
+        targets ([`Supervision`]):
+            The targets.
+        config ([`LossConfig`]):
+            Shapes of the terms.
+    """
+
+    head: HeadOutput
+    targets: Supervision
+    config: LossConfig
+
+    @cached_property
+    def log_probs(self) -> torch.Tensor:
+        """Log-probabilities among the coordinate tokens, shape `(M, K)`."""
+        return self.head.coord_logits.log_softmax(-1)
+
+    @cached_property
+    def soft_targets(self) -> torch.Tensor:
+        """Gaussians around the target bins, shape `(M, K)`."""
+        return coordinate.gaussian_targets(self.targets.slot_bins, self.log_probs.size(-1), self.config.sigma)
+
+    @cached_property
+    def expected(self) -> torch.Tensor:
+        """Expectation of each slot in [0, 1], shape `(M,)`."""
+        return coordinate.expectation(self.head.coord_logits, self.config.temperature, self.config.top_k)
+
+    @cached_property
+    def boxes(self) -> torch.Tensor:
+        """Expectation boxes, xyxy in [0, 1], shape `(B, 4)`."""
+        return self.expected[self.targets.box_slots]
+
+
+class LossTerm(NamedTuple):
+    """
+    A loss term.
+
+    Args:
+        unit (`str`):
+            What it is averaged over, one of [`UNITS`].
+        values (`Callable[[Predictions], torch.Tensor]`):
+            Its value for each unit, not multiplied by the unit's weight: shape `(T,)`, `(M,)` or `(B,)`.
+    """
+
+    unit: str
+    values: Callable[[Predictions], torch.Tensor]
+
+
+def _iou_loss(at: Predictions) -> torch.Tensor:
+    return {"giou": geometry.giou_loss, "ciou": geometry.ciou_loss}[at.config.iou_loss](at.boxes, at.targets.boxes)
+
+
+# Every term by the name under which it is weighted and logged. A new one needs an entry here and a weight in the
+# trainer configuration's `loss_config`.
+TERMS: dict[str, LossTerm] = {
+    "text": LossTerm("text", lambda at: at.head.text_nll),
+    "coord_ce": LossTerm("slots", lambda at: coordinate.hard_cross_entropy(at.log_probs, at.targets.slot_bins)),
+    "coord_soft_ce": LossTerm("slots", lambda at: coordinate.soft_cross_entropy(at.log_probs, at.soft_targets)),
+    "coord_w1": LossTerm("slots", lambda at: coordinate.wasserstein1(at.log_probs.exp(), at.soft_targets)),
+    "coord_gate": LossTerm("slots", lambda at: at.head.coord_gate),
+    "coord_entropy": LossTerm("slots", lambda at: coordinate.entropy(at.log_probs)),
+    "bbox_l1": LossTerm("boxes", lambda at: geometry.l1_loss(at.boxes, at.targets.boxes)),
+    "bbox_iou": LossTerm("boxes", _iou_loss),
+}
+
 
 def count_units(sequences: Sequence[TrainingSequence]) -> list[int]:
     """
@@ -168,29 +236,15 @@ def loss_terms(
     rows = torch.cat([supervision.text_rows, supervision.slot_rows])
     with_gate = "coord_gate" in config.active
     output = supervised_logits(hidden.flatten(0, 1)[rows], head, supervision.text_tokens, coord_ids, with_gate)
-    logits, weights, bins = output.coord_logits, supervision.slot_weights, supervision.slot_bins
-    log_probs = logits.log_softmax(-1)
-    targets = coordinate.gaussian_targets(bins, len(coord_ids), config.sigma)
-    expected = coordinate.expectation(logits, config.temperature, config.top_k)
-    predicted_boxes = expected[supervision.box_slots]  # (B, 4)
-    iou_loss = {"giou": geometry.giou_loss, "ciou": geometry.ciou_loss}[config.iou_loss]
-    terms = {
-        "text": lambda: output.text_nll * supervision.text_weights,
-        "coord_ce": lambda: coordinate.hard_cross_entropy(log_probs, bins) * weights,
-        "coord_soft_ce": lambda: coordinate.soft_cross_entropy(log_probs, targets) * weights,
-        "coord_w1": lambda: coordinate.wasserstein1(log_probs.exp(), targets) * weights,
-        "coord_gate": lambda: output.coord_gate * weights,
-        "coord_entropy": lambda: coordinate.entropy(log_probs) * weights,
-        "bbox_l1": lambda: geometry.l1_loss(predicted_boxes, supervision.boxes) * supervision.box_weights,
-        "bbox_iou": lambda: iou_loss(predicted_boxes, supervision.boxes) * supervision.box_weights,
-    }
-    sums = {name: terms[name]().sum() for name in config.active}
+    at = Predictions(output, supervision, config)
+    sums = {name: (TERMS[name].values(at) * supervision.weights(TERMS[name].unit)).sum() for name in config.active}
     with torch.no_grad():
-        supervised = (weights > 0).float()
-        error = (expected - bins / (len(coord_ids) - 1)).abs() * (len(coord_ids) - 1)
+        supervised = (supervision.slot_weights > 0).float()
+        last = len(coord_ids) - 1
+        error = (at.expected - supervision.slot_bins / last).abs() * last
         diagnostics = {
             "coord_bin_error": (error * supervised).sum(),
-            "coord_entropy": (coordinate.entropy(log_probs) * supervised).sum(),
+            "coord_entropy": (coordinate.entropy(at.log_probs) * supervised).sum(),
         }
         if with_gate:  # without it the full vocabulary is skipped, and the mass is not known
             diagnostics["coord_mass"] = ((-output.coord_gate).exp() * supervised).sum()

@@ -11,10 +11,8 @@ import torch
 from transformers import PreTrainedModel
 from trl.models.utils import _ForwardRedirection
 
-from coordexp_trl.losses.terms import DIAGNOSTICS, UNIT_OF_TERM
+from coordexp_trl.losses.terms import DIAGNOSTICS, TERMS
 from coordexp_trl.models import without_adapters
-
-TERMS = {f"loss/{name}": unit for name, unit in UNIT_OF_TERM.items()} | dict.fromkeys(DIAGNOSTICS, "slots")
 
 
 class StepLossMixin:
@@ -53,7 +51,7 @@ class StepLossMixin:
         for name, value in ({f"loss/{name}": value for name, value in sums.items()} | diagnostics).items():
             self._step_sums[name] += value.detach().double()
         self._step_units = dict(units)
-        terms = [config.weights[name] * sums[name] / units[UNIT_OF_TERM[name]] for name in config.active]
+        terms = [config.weights[name] * sums[name] / units[TERMS[name].unit] for name in config.active]
         return sum(terms) * self.accelerator.num_processes
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
@@ -89,12 +87,13 @@ class StepLossMixin:
     def _finish_step(self) -> None:
         """Sums the step's terms over all processes, logs them, and refuses a non-finite loss before it is applied."""
         zero = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        sums = [self._step_sums.get(name, zero) for name in TERMS]
+        unit_of = {f"loss/{name}": term.unit for name, term in TERMS.items()} | dict.fromkeys(DIAGNOSTICS, "slots")
+        sums = [self._step_sums.get(name, zero) for name in unit_of]
         sums = torch.stack([value.to(zero.device) for value in (self._step_total, *sums)])
         total, *sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         means = {
             name: value / self._step_units[unit]
-            for (name, unit), value in zip(TERMS.items(), sums, strict=True)
+            for (name, unit), value in zip(unit_of.items(), sums, strict=True)
             if name in self._step_sums
         }
         self._step_sums.clear()

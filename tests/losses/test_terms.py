@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 
-from coordexp_trl.losses.terms import DIAGNOSTICS, UNIT_OF_TERM, LossConfig, Supervision, count_units, loss_terms
+from coordexp_trl.losses.terms import DIAGNOSTICS, TERMS, LossConfig, Supervision, count_units, loss_terms
 from coordexp_trl.sequences import BoxTarget, SlotTarget, TextTarget, TrainingSequence
 
 VOCAB, HIDDEN, BINS = 60, 16, 30
 COORD_IDS = torch.arange(25, 25 + BINS)[torch.randperm(BINS, generator=torch.Generator().manual_seed(3))]
-ALL = dict.fromkeys(UNIT_OF_TERM, 1.0)
+ALL = dict.fromkeys(TERMS, 1.0)
 PROMPTS = [3, 5]  # prompt lengths
 LENGTH = 20
 
@@ -49,7 +49,7 @@ def batch():
 
 def dense_terms(hidden, head, config: LossConfig) -> dict[str, torch.Tensor]:
     """Every term, position by position, from the full logits."""
-    sums = {name: hidden.new_zeros(()) for name in UNIT_OF_TERM}
+    sums = {name: hidden.new_zeros(()) for name in TERMS}
     values = torch.arange(BINS, dtype=hidden.dtype) / (BINS - 1)
     iou_loss = {"giou": generalized_box_iou_loss, "ciou": complete_box_iou_loss}[config.iou_loss]
     for row, (sequence, prompt_length) in enumerate(zip(sequences(), PROMPTS, strict=True)):
@@ -105,7 +105,7 @@ def test_values_and_gradients_are_those_of_full_logits(batch, config):
     sums, _ = loss_terms(hidden, head, COORD_IDS, supervision, config)
     expected = dense_terms(hidden, head, config)
     assert list(sums) == list(expected)
-    for name in UNIT_OF_TERM:
+    for name in TERMS:
         torch.testing.assert_close(sums[name], expected[name], rtol=1e-6, atol=1e-9)
         got, wanted = (
             torch.autograd.grad(values[name], (hidden, head.weight), retain_graph=True) for values in (sums, expected)
@@ -132,7 +132,7 @@ def test_options_change_their_own_terms_alone(batch, option, changed):
     assert {name for name in ALL if plain[name] != other[name]} == changed
 
 
-@pytest.mark.parametrize("name", UNIT_OF_TERM)
+@pytest.mark.parametrize("name", TERMS)
 def test_each_term_reaches_hidden_states_and_head(batch, name):
     hidden, head, supervision = batch
     sums, _ = loss_terms(hidden, head, COORD_IDS, supervision, LossConfig({name: 1.0}))
@@ -143,7 +143,7 @@ def test_each_term_reaches_hidden_states_and_head(batch, name):
         "text": supervision.text_rows[supervision.text_weights > 0],
         "slots": supervision.slot_rows[supervision.slot_weights > 0],
         "boxes": supervision.slot_rows[supervision.box_slots.flatten()],
-    }[UNIT_OF_TERM[name]]
+    }[TERMS[name].unit]
     assert rows == sorted(weighted.tolist())
     touched = set(head.weight.grad.abs().sum(-1).nonzero()[:, 0].tolist())
     # Text and gate compare with the whole vocabulary, the other terms with the coordinate tokens
@@ -154,7 +154,7 @@ def test_each_term_reaches_hidden_states_and_head(batch, name):
 def test_terms_without_a_weight_are_absent(batch, weights):
     config = LossConfig(weights)
     sums, _ = loss_terms(*batch[:2], COORD_IDS, batch[2], config)
-    assert list(sums) == config.active == [name for name in UNIT_OF_TERM if weights.get(name)]
+    assert list(sums) == config.active == [name for name in TERMS if weights.get(name)]
 
 
 def test_sums_are_not_multiplied_by_the_weights_of_the_terms(batch):
@@ -176,7 +176,7 @@ def test_nothing_supervised_gives_connected_zeros(empty):
     supervision = Supervision.collate(empty, [2] * len(empty), 8)
     sums, diagnostics = loss_terms(hidden, head, COORD_IDS, supervision, LossConfig(ALL))
     assert {name: value.item() for name, value in (sums | diagnostics).items()} == dict.fromkeys(
-        [*UNIT_OF_TERM, *DIAGNOSTICS], 0.0
+        [*TERMS, *DIAGNOSTICS], 0.0
     )
     for name, value in sums.items():
         assert value.dtype == torch.float32 and value.requires_grad, name
@@ -197,7 +197,7 @@ def test_slots_without_weight_keep_their_box(batch):
     supervision = Supervision.collate([sequence], [4], LENGTH)
     sums, diagnostics = loss_terms(hidden[:1], head, COORD_IDS, supervision, LossConfig(ALL))
     assert count_units([sequence]) == [0, 0, 1]
-    for name, unit in UNIT_OF_TERM.items():
+    for name, (unit, _) in TERMS.items():
         assert (sums[name] != 0) == (unit == "boxes"), name
     assert not any(diagnostics.values())
 

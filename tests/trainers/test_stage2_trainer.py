@@ -20,7 +20,7 @@ from toys import (
     relative_difference,
 )
 
-from coordexp_trl.losses.terms import UNIT_OF_TERM
+from coordexp_trl.losses.terms import TERMS
 from coordexp_trl.models import MODULE_PATTERNS, backbone
 from coordexp_trl.trainers import stage2_trainer
 
@@ -59,7 +59,7 @@ def test_the_logged_loss_is_the_weighted_sum_of_the_logged_terms(checkpoint, rec
         checkpoint, records, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, **weights
     )
     (entry,) = logged(trainer)
-    total = sum(weights[f"{name}_weight"] * entry[f"loss/{name}"] for name in UNIT_OF_TERM)
+    total = sum(weights[f"{name}_weight"] * entry[f"loss/{name}"] for name in TERMS)
     assert entry["loss"] == pytest.approx(total, rel=1e-5)
 
 
