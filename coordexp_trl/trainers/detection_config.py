@@ -7,6 +7,7 @@ from typing import Any
 
 from coordexp_trl.generation import DEFAULT_PROMPT, SamplingConfig
 from coordexp_trl.models import MODULE_PATTERNS
+from coordexp_trl.protocols import PROTOCOLS
 from coordexp_trl.sequences import GEOMETRIES
 
 TOO_LONG_POLICIES = ("error", "drop")
@@ -66,15 +67,16 @@ class DetectionConfig:
         > Parameters that control the losses
 
         coord_ce_weight (`float`, *optional*, defaults to `1.0`):
-            Cross-entropy of the target bin among the coordinate tokens.
+            Weight of the cross-entropy of the target bin among the coordinate tokens.
         coord_soft_ce_weight (`float`, *optional*, defaults to `1.0`):
-            Cross-entropy against a Gaussian around the target bin.
+            Weight of the cross-entropy against a Gaussian around the target bin.
         coord_w1_weight (`float`, *optional*, defaults to `0.0`):
-            Wasserstein-1 distance to that Gaussian.
+            Weight of the Wasserstein-1 distance to that Gaussian.
         coord_gate_weight (`float`, *optional*, defaults to `1.0`):
-            −log P(any coordinate token) at coordinate slots. Without it other tokens leak into slots.
+            Weight of the gate, −log P(any coordinate token) at coordinate slots. Without it other tokens leak into
+            slots.
         coord_entropy_weight (`float`, *optional*, defaults to `0.0`):
-            Entropy of the coordinate distribution.
+            Weight of the entropy of the distribution over the coordinate tokens.
         coord_sigma (`float`, *optional*, defaults to `2.0`):
             Width of the Gaussian target, in bins.
 
@@ -177,7 +179,7 @@ class DetectionConfig:
         if needs_metric and self.metric_for_best_model is None:
             self.metric_for_best_model = "f1"  # there is no evaluation loss
         super().__post_init__()
-        check_choice("protocol", self.protocol, ("tags", "json"))
+        check_choice("protocol", self.protocol, tuple(PROTOCOLS))
         check_choice("geometry", self.geometry, GEOMETRIES)
         check_choice("too_long", self.too_long, TOO_LONG_POLICIES)
         if self.remove_unused_columns:
