@@ -9,7 +9,7 @@ INSTALLED_VLLM := $(VENV)/.installed-vllm
 RUNTIME := $(wildcard tools/cpu_runtime/pyproject.toml tools/cpu_runtime/coordexp_cpu_runtime/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm wheels demo tiny-detector test lint format lock clean
+.PHONY: help install install-vllm wheels demo tiny-detector reference test lint format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -28,6 +28,9 @@ demo: install  ## Watch Stage-2 make the tiny detector better (options: DEMO_ARG
 
 tiny-detector: install  ## Train the detector that the package ships anew, about two hours (options: DETECTOR_ARGS="...")
 	$(BIN)/python recipes/tiny_detector.py $(DETECTOR_ARGS)
+
+reference: install  ## Write docs/reference/ anew from the code
+	$(BIN)/python tools/reference.py
 
 test: install  ## Run the tests that this machine can run (options: TEST_ARGS="...")
 	$(BIN)/python tools/run_tests.py $(TEST_ARGS)

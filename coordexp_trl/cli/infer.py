@@ -66,7 +66,9 @@ def register(commands: argparse._SubParsersAction) -> None:
 def _add_vllm_options(parser: CommandParser) -> None:
     group = parser.add_argument_group("vLLM")
     group.add_argument("--use-vllm", action="store_true", help="generate with vLLM")
-    group.add_argument("--vllm-mode", choices=("colocate", "server"), default="colocate", help="here, or vllm serve")
+    group.add_argument(
+        "--vllm-mode", choices=("colocate", "server"), default="colocate", help="in this process, or vllm serve"
+    )
     group.add_argument("--vllm-server-base-url", metavar="URL", help="address of the server")
     group.add_argument("--vllm-server-host", default="0.0.0.0", metavar="HOST", help="host of the server")
     group.add_argument("--vllm-server-port", type=int, default=8000, metavar="PORT", help="port of the server")

@@ -10,7 +10,7 @@ from coordexp_trl.sequences import ORDERS
 from coordexp_trl.trainers.detection_config import DICT_OPTIONS, DetectionConfig, check_choice
 
 # Options of SFT that would do nothing here, or something else than they say: name, the value they must keep, why.
-_FIXED = (
+FIXED_OPTIONS = (
     ("packing", False, "packed images would share positions"),
     ("eval_packing", None, "evaluation rolls out"),
     ("padding_free", False, "it is not supported for vision models"),
@@ -27,7 +27,7 @@ _FIXED = (
     ("dataset_num_proc", None, "records are not prepared beforehand"),
     ("trust_remote_code", False, "the installed transformers must know the model"),
 )
-_PLAIN_ONLY = (("loss_type", "nll"), ("label_smoothing_factor", 0.0))
+PLAIN_SFT_OPTIONS = (("loss_type", "nll"), ("label_smoothing_factor", 0.0))
 
 
 @dataclass
@@ -68,10 +68,10 @@ class CoordExpStage1Config(DetectionConfig, SFTConfig):
     def __post_init__(self):
         super().__post_init__()
         check_choice("object_order", self.object_order, ORDERS)
-        for name, value, reason in _FIXED:
+        for name, value, reason in FIXED_OPTIONS:
             if getattr(self, name) != value:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not supported in Stage-1: {reason}.")
-        for name, value in _PLAIN_ONLY:
+        for name, value in PLAIN_SFT_OPTIONS:
             if not self.is_plain_sft and getattr(self, name) != value:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} does not go with the coordinate losses. Set it to {value!r}, or "

@@ -86,15 +86,15 @@ class CoordExpStage2Config(VLLMConfig, DetectionConfig, _BaseConfig):
         > Parameters that control the losses
 
         text_weight (`float`, *optional*, defaults to `1.0`):
-            Cross-entropy of text tokens.
+            Weight of the cross-entropy of text tokens.
         coord_gate_weight_end (`float`, *optional*):
             If set, the gate's weight moves linearly to this value over the run.
         bbox_l1_weight (`float`, *optional*, defaults to `5.0`):
-            L1 distance of expectation-decoded matched boxes, summed over the four coordinates.
+            Weight of the L1 distance of expectation-decoded matched boxes, summed over the four coordinates.
         bbox_iou_weight (`float`, *optional*, defaults to `2.0`):
-            1 − GIoU (or CIoU) of expectation-decoded matched boxes.
+            Weight of 1 − GIoU (or CIoU) of expectation-decoded matched boxes.
         iou_loss (`str`, *optional*, defaults to `"giou"`):
-            `"giou"` or `"ciou"`.
+            Which IoU `bbox_iou_weight` weights: `"giou"` or `"ciou"`.
         coord_temperature (`float`, *optional*, defaults to `1.0`):
             Softmax temperature of the expectation.
         coord_temperature_end (`float`, *optional*):

@@ -19,7 +19,7 @@ _NUMBERS = (
     ("min-blocks", 4, "smallest area of an image, in FACTOR × FACTOR"),
     ("poly-max-points", 20, "polygons with more vertices are simplified to this number"),
     ("tiny", 256, "records of the tiny subsets"),
-    ("num-workers", None, "processes that resize; by default the number of CPUs"),
+    ("num-workers", None, "processes that resize, one for each CPU unless given"),
 )
 
 

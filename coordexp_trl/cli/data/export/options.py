@@ -27,7 +27,9 @@ def add_shared(parser: CommandParser, image_paths: str) -> None:
 def add_prompt(parser: CommandParser) -> None:
     """Adds the option of exporters to conversations."""
     parser.add_argument(
-        "--prompt", help="what is asked of every image (default: to locate every object and answer in JSON)"
+        "--prompt",
+        metavar="TEXT",
+        help="what is asked of every image (default: to locate every object and answer in JSON)",
     )
 
 

@@ -20,10 +20,18 @@ def register(commands: argparse._SubParsersAction) -> None:
         help="0..1000 of width and height, for Qwen3-VL; or pixels of the resized image, for Qwen2.5-VL",
     )
     parser.add_argument(
-        "--min-pixels", type=int, default=12544, help="with pixels: fewest pixels of an image, as in training"
+        "--min-pixels",
+        type=int,
+        default=12544,
+        metavar="N",
+        help="with pixels: fewest pixels of an image, as in training",
     )
     parser.add_argument(
-        "--max-pixels", type=int, default=451584, help="with pixels: most pixels of an image, as in training"
+        "--max-pixels",
+        type=int,
+        default=451584,
+        metavar="N",
+        help="with pixels: most pixels of an image, as in training",
     )
 
 
