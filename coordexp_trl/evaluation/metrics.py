@@ -44,6 +44,9 @@ RESULTS = (
     | STRICT
     | AVERAGE_PRECISION
     | {
+        "duplicate_rate": Metric(
+            RATIO, "Predictions that repeat another one of their class (`--duplicate-iou`), over all predictions."
+        ),
         "ap_small, ap_medium, ap_large": Metric(
             RATIO, "`ap` of objects with an area up to 32², up to 96², and above, in square pixels."
         ),
