@@ -15,6 +15,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from coordexp_trl.checkpoints import end_token_ids, read_prompting, read_vocabulary
@@ -96,120 +97,150 @@ class Step:
         return (self.model.get_output_embeddings().weight @ row)[self.coord_ids]
 
 
-def draw_boxes(axes, step: Step, items: list[tuple], title: str) -> None:
+def outline(step: Step, bins, color: str, style: str = "-", grow: float = 0) -> Rectangle:
+    x1, y1, x2, y2 = step.grid.bins_to_pixels([bins], *step.image.size)[0].tolist()
+    return Rectangle(
+        (x1 - grow, y1 - grow), x2 - x1 + 2 * grow, y2 - y1 + 2 * grow, fill=False, ec=color, lw=2.2, ls=style
+    )
+
+
+def draw_image(axes, step: Step, boxes: list[Rectangle], labels: list[tuple], title: str) -> None:
+    """Labels are (bins of the box in whose middle it stands, text, colour)."""
     axes.imshow(step.image)
-    width, height = step.image.size
-    for label, bins, color, style in items:
-        x1, y1, x2, y2 = step.grid.bins_to_pixels([bins], width, height)[0].tolist()
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=color, lw=2, ls=style))
-        # The ground truth's letters stand above their boxes, the rollout's numbers below, those of extras at the left
-        above, left = label.isalpha(), label.isalpha() or style == ":"
-        axes.text(
-            x1 if left else x2,
-            max(y1, 5) if above else min(y2, height - 5),
-            label,
-            color="white",
-            fontsize=8,
-            weight="bold",
-            ha="left" if left else "right",
-            va="center",
-            bbox={"fc": color, "ec": "none", "pad": 1.2},
-        )
-    axes.set_title(title, fontsize=10)
+    for box in boxes:
+        axes.add_patch(box)
+    for bins, text, color in labels:
+        x1, y1, x2, y2 = step.grid.bins_to_pixels([bins], *step.image.size)[0].tolist()
+        style = {"fc": color, "ec": "none", "boxstyle": "round,pad=0.25"}
+        middle = ((x1 + x2) / 2, (y1 + y2) / 2)
+        axes.text(*middle, text, color="white", fontsize=9, weight="bold", ha="center", va="center", bbox=style)
+    axes.set_title(title, fontsize=11)
     axes.set_axis_off()
 
 
-def draw_strip(axes, blocks: list[tuple[str, str, str | None]], title: str) -> None:
-    """Blocks of (text, colour of the text's tokens, colour of the four slots or `None`)."""
-    x = 0.0
-    for text, color, slots in blocks:
-        width = 0.35 + 0.105 * len(text)
+def draw_strip(axes, blocks: list[tuple[str, str, str | None, str | None]], title: str) -> None:
+    """Blocks of (text, colour of its tokens, colour of the four slots or `None`, colour of a frame or `None`)."""
+    x = 0.05
+    for text, color, slots, frame in blocks:
+        start, width = x, 0.35 + 0.11 * len(text)
         axes.add_patch(Rectangle((x, 0), width, 1, fc=color, ec="white", lw=1))
-        ink = "white" if color != CONTEXT else "#555555"
-        axes.text(x + width / 2, 0.5, text, ha="center", va="center", fontsize=8, color=ink)
+        ink = "white" if color != CONTEXT else "#333333"
+        axes.text(x + width / 2, 0.5, text, ha="center", va="center", fontsize=8.5, color=ink)
         x += width
         for _ in range(4 if slots else 0):
             axes.add_patch(Rectangle((x, 0), 0.2, 1, fc=slots, ec="white", lw=1))
             x += 0.2
+        if frame:
+            axes.add_patch(Rectangle((start, 0), x - start, 1, fill=False, ec=frame, lw=2.5, clip_on=False))
         x += 0.1
-    axes.set_xlim(0, 14.9)
+    axes.set_xlim(0, 15.3)
     axes.set_ylim(0, 1)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(title, fontsize=11, loc="left")
     axes.set_axis_off()
 
 
 def draw(step: Step, path: Path) -> None:
     names = [chr(ord("A") + j) for j in range(len(step.objects))]
-    partner = dict(step.match.pairs)
-    truth = [(names[j], item.bins, "#222222", "-") for j, item in enumerate(step.objects)]
-    written = [
-        (str(i + 1), item.bins, "#222222", "-" if i in partner else ":") for i, item in enumerate(step.parsed.objects)
-    ]
-    matched = [
-        (f"{i + 1}={names[partner[i]]}", item.bins, MATCHED, "-")
-        if i in partner
-        else (str(i + 1), item.bins, EXTRA, ":")
-        for i, item in enumerate(step.parsed.objects)
-    ]
-    missed = [(names[j], step.objects[j].bins, MISSED, "--") for j in step.match.unmatched_ground_truth]
+    partner, missed = dict(step.match.pairs), set(step.match.unmatched_ground_truth)
+    truth, written = [item.bins for item in step.objects], [item.bins for item in step.parsed.objects]
+    same = {}  # objects written with equal boxes share a label
+    for i, bins in enumerate(written):
+        same.setdefault(bins, []).append(str(i + 1))
 
-    figure = plt.figure(figsize=(12, 5.3), dpi=130)
-    grid = figure.add_gridspec(3, 4, height_ratios=[5.6, 0.6, 0.6], hspace=0.5, wspace=0.12)
-    draw_boxes(figure.add_subplot(grid[0, 0]), step, truth, "ground truth")
-    draw_boxes(figure.add_subplot(grid[0, 1]), step, written, "1  rollout, parsed")
-    draw_boxes(figure.add_subplot(grid[0, 2]), step, matched + missed, "2  one-to-one matching")
-    draw_distribution(figure.add_subplot(grid[0, 3]), step)
-
-    own = [
-        (f"{i + 1} {item.desc}", CONTEXT, MATCHED if i in partner else CONTEXT)
-        for i, item in enumerate(step.parsed.objects)
-    ]
-    draw_strip(figure.add_subplot(grid[1, :]), own, "3a  self-context: the rollout's own tokens")
-    order = [j for _, j in sorted(step.match.pairs)] + sorted(step.match.unmatched_ground_truth)
-    truth_blocks = [(f"{names[j]} {step.objects[j].desc}", TEXT, MATCHED) for j in order]
-    title = "3b  ground truth in the rollout's order, what was missed last"
-    draw_strip(figure.add_subplot(grid[2, :]), [*truth_blocks, ("end", TEXT, None)], title)
+    figure = plt.figure(figsize=(11, 8.6), dpi=120)
+    grid = figure.add_gridspec(5, 3, height_ratios=[5.6, 0.2, 0.6, 0.6, 1.9], hspace=0.55, wspace=0.06)
+    draw_image(
+        figure.add_subplot(grid[0, 0]),
+        step,
+        [outline(step, bins, "white", "--") for bins in truth],
+        [(bins, names[j], "#222222") for j, bins in enumerate(truth)],
+        "ground truth",
+    )
+    draw_image(
+        figure.add_subplot(grid[0, 1]),
+        step,
+        [outline(step, bins, "#222222") for bins in written],
+        [(bins, ", ".join(numbers), "#222222") for bins, numbers in same.items()],
+        "1, 2  rollout, parsed",
+    )
+    extras = [i for i in range(len(written)) if i not in partner]
+    pairs = [(written[i], f"{i + 1} = {names[j]}", MATCHED) for i, j in step.match.pairs]
+    draw_image(
+        figure.add_subplot(grid[0, 2]),
+        step,
+        [
+            *(outline(step, truth[j], MISSED if j in missed else "white", "--") for j in range(len(truth))),
+            *(outline(step, written[i], MATCHED) for i in partner),
+            *(outline(step, written[i], EXTRA, grow=2) for i in extras),
+        ],
+        pairs + [(truth[j], names[j], MISSED) for j in missed],
+        "3  one-to-one matching",
+    )
     figure.legend(
         handles=[
             Patch(color=TEXT, label="text: cross-entropy"),
-            Patch(color=MATCHED, label="matched; coordinate losses (3a: box losses too)"),
+            Patch(color=MATCHED, label="coordinates: coordinate losses, in 4a box losses too"),
             Patch(color=CONTEXT, label="no loss"),
-            Patch(color=EXTRA, label="no match"),
-            Patch(color=MISSED, label="missed"),
+            Patch(fc="white", ec=EXTRA, lw=2, label="extra"),
+            Patch(fc="white", ec=MISSED, lw=2, label="missed"),
         ],
-        loc="lower center",
+        loc="center",
+        bbox_to_anchor=grid[1, :].get_position(figure),
         ncol=5,
-        bbox_to_anchor=(0.5, -0.03),
-        fontsize=8.5,
+        fontsize=9,
         frameon=False,
     )
+    own = [
+        (f"{i + 1} {item.desc}", CONTEXT, MATCHED if i in partner else CONTEXT, None if i in partner else EXTRA)
+        for i, item in enumerate(step.parsed.objects)
+    ]
+    draw_strip(figure.add_subplot(grid[2, :]), own, "4a  self-context: the rollout's own tokens")
+    order = [j for _, j in sorted(step.match.pairs)] + sorted(missed)
+    blocks = [(f"{names[j]} {step.objects[j].desc}", TEXT, MATCHED, MISSED if j in missed else None) for j in order]
+    title = "4b  re-ordered ground truth: in the rollout's order, what was missed last"
+    draw_strip(figure.add_subplot(grid[3, :]), [*blocks, ("end", TEXT, None, None)], title)
+    draw_distribution(figure.add_subplot(grid[4, :]), step)
     figure.savefig(path, bbox_inches="tight")
+    Image.open(path).convert("RGB").quantize().save(path, optimize=True)
     print(f"Wrote {path}")
 
 
 def draw_distribution(axes, step: Step) -> None:
     """The coordinate, of those of matched objects, whose token is farthest from the ground truth."""
     errors = [
-        (abs(item.bins[k] - step.objects[j].bins[k]), i, j, k)
+        (abs(step.parsed.objects[i].bins[k] - step.objects[j].bins[k]), i, j, k)
         for i, j in step.match.pairs
-        for item in [step.parsed.objects[i]]
         for k in range(4)
     ]
     _, i, j, k = max(errors)
     logits = step.slot_logits(step.parsed.objects[i].slots[k])
     target = step.objects[j].bins[k]
     mean = expectation(logits[None])[0].item() * (step.grid.num_bins - 1)
-    low, high = (round(value) for value in (min(target, mean) - 30, max(target, mean) + 30))
-    low, high = max(low, 0), min(high, step.grid.num_bins - 1)
-    bins = range(low, high + 1)
-    axes.bar(bins, logits.softmax(-1)[low : high + 1], width=1, color="#8fb3d9")
-    axes.axvline(mean, color=MATCHED, lw=2, label=f"expectation {mean:.1f}")
-    axes.axvline(target, color="#222222", lw=1.5, ls=":", label=f"ground truth {target}")
-    axes.set_title(f"4  {('x1', 'y1', 'x2', 'y2')[k]} of {i + 1}, on the rollout's tokens", fontsize=10)
+    low, high = round(min(target, mean) - 40), round(max(target, mean) + 40)
+    probabilities = logits.softmax(-1)[low : high + 1]
+    axes.bar(range(low, high + 1), probabilities, width=1, color="#8fb3d9")
+    top = probabilities.max().item()
+    for place, text, color, side in (
+        (mean, f"expectation {mean:.1f} ", MATCHED, "right"),
+        (target, f" ground truth {target}", "#222222", "left"),
+    ):
+        axes.axvline(place, color=color, lw=2, ls="-" if side == "right" else ":")
+        axes.text(place, 1.15 * top, text, ha=side, fontsize=9, color=color)
+    axes.annotate(
+        "", (target, 0.95 * top), (mean, 0.95 * top), arrowprops={"arrowstyle": "->", "color": EXTRA, "lw": 2}
+    )
+    axes.text(target, 0.95 * top, "  L1, GIoU", va="center", fontsize=9, color=EXTRA)
+    edge = ("left", "top", "right", "bottom")[k]
+    axes.set_title(
+        f"5, 6  {edge} edge of {i + 1} ({step.parsed.objects[i].desc}), on the rollout's tokens",
+        fontsize=11,
+        loc="left",
+    )
+    axes.set_xlabel("coordinate token", fontsize=9)
+    axes.set_ylabel("probability", fontsize=9)
+    axes.set_xlim(low, high)
+    axes.set_ylim(0, 1.35 * top)
     axes.tick_params(labelsize=8)
-    axes.set_yticks([])
-    axes.set_box_aspect(1)
-    axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.16), ncol=2, columnspacing=1)
 
 
 def main() -> None:
