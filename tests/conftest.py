@@ -29,6 +29,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / "build" / "wheels"
+SITE_TOOLS = [ROOT / ".venv-docs" / "bin" / "mkdocs", ROOT / "build" / "site_scripts" / "mermaid.min.js"]
 NOT_RUN = pytest.StashKey[dict[str, list[str]]]()
 
 hypothesis.settings.register_profile("coordexp", deadline=None, derandomize="CI" in os.environ)
@@ -53,6 +54,8 @@ def missing_requirements() -> dict[str, str]:
         reasons["chromium"] = "Chromium is not installed"
     if not any(WHEELS.glob("*.whl")):
         reasons["wheel"] = "no wheels to read: make wheels"
+    if not all(path.is_file() for path in SITE_TOOLS):
+        reasons["site"] = "no mkdocs, or no mermaid because there is no npm: make docs"
     return reasons
 
 

@@ -15,7 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = DECLARED["project"]
 NOT_SHIPPED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "outputs", "runs")
 BUILD = """
 import sys
@@ -94,7 +95,7 @@ def test_source_distribution_holds_the_folders_beside_the_package(distributions,
     assert not missing, f"add them to MANIFEST.in: {sorted(missing)}"
 
 
-@pytest.mark.parametrize("name", ["cpu.txt", "vllm-cpu.txt"])
+@pytest.mark.parametrize("name", ["cpu.txt", "docs.txt", "vllm-cpu.txt"])
 def test_locks_hold_plain_pins_only(name):
     versions = pins(name)
     assert versions and not [package for package in versions if "/" in package or "@" in package]
@@ -102,8 +103,9 @@ def test_locks_hold_plain_pins_only(name):
 
 def test_locks_agree_with_the_declared_ranges():
     extras = PROJECT["optional-dependencies"]
-    locked = pins("cpu.txt") | pins("vllm-cpu.txt")
-    for text in PROJECT["dependencies"] + extras["dev"] + extras["vllm-cpu"]:
+    locked = pins("docs.txt") | pins("cpu.txt") | pins("vllm-cpu.txt")
+    documentation = DECLARED["dependency-groups"]["docs"]
+    for text in PROJECT["dependencies"] + extras["dev"] + extras["vllm-cpu"] + documentation:
         requirement = Requirement(text)
         assert locked[requirement.name] in requirement.specifier, f"{text}: {locked[requirement.name]} locked"
 

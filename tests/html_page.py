@@ -1,5 +1,5 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""Reading a report in tests."""
+"""Reading HTML in tests."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-VOID = {"meta", "img", "input"}  # elements of the template that have no end tag
+VOID = {"br", "hr", "img", "input", "link", "meta", "wbr"}  # elements that have no end tag
 
 
 class Page(HTMLParser):
