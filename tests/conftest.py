@@ -19,13 +19,13 @@ os.environ.update(
 import importlib.util
 import random
 import shutil
-import socket
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from local_connections import local_connections_only
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / "build" / "wheels"
@@ -96,16 +96,7 @@ def pytest_terminal_summary(terminalreporter, config):
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
     """Connections beyond this machine fail at once instead of hanging or, worse, working."""
-    connect = socket.socket.connect
-
-    def connect_locally(self, address):
-        internet = self.family in (socket.AF_INET, socket.AF_INET6)
-        if internet and address[0] not in ("127.0.0.1", "::1", "localhost", "0.0.0.0"):
-            raise RuntimeError(f"a test tried to reach {address[0]}: tests run without the network")
-        return connect(self, address)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", connect_locally)
+    with local_connections_only():
         yield
 
 

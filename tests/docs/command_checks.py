@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+MAKE = shutil.which("make")  # at import: the PATH of a block has programs of the test only
 PLACEHOLDER = "…"
 # What a recipe gets where the page leaves options to the reader
 LEFT_OUT = ["--model_name_or_path", "CHECKPOINT", "--train_file", "train.jsonl"]
@@ -81,8 +82,7 @@ def check_accelerate(arguments: list[str]) -> int | str | None:
 
 def check_make(arguments: list[str]) -> int:
     """`make --dry-run` in the checkout: the targets exist."""
-    make = shutil.which("make", path="/usr/bin:/bin:/usr/local/bin")
-    return subprocess.run([make, "--dry-run", "-C", ROOT, *arguments], stdout=subprocess.DEVNULL).returncode
+    return subprocess.run([MAKE, "--dry-run", "-C", ROOT, *arguments], stdout=subprocess.DEVNULL).returncode
 
 
 def check_pip(arguments: list[str]) -> str | None:

@@ -7,6 +7,7 @@ A program in the shell of a test is a few lines (`PROGRAM`) that send its name, 
 files, and wait for the status. So the shell is the real one, and pipes, redirections and variables are its own.
 """
 
+import gc
 import importlib
 import importlib.metadata
 import json
@@ -15,9 +16,12 @@ import runpy
 import socket
 import socketserver
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+
+from command_checks import check
 
 # Environment of a block: whether its programs run or are only checked, the file that lists them, and JSON of the
 # options that shorten them
@@ -50,10 +54,6 @@ IMPORTED = (
     "coordexp_trl.recipe",
     "coordexp_trl.trainers.stage1_trainer",
     "coordexp_trl.trainers.stage2_trainer",
-    "matplotlib.pyplot",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.qwen3_vl.modeling_qwen3_vl",
-    "transformers.models.qwen3_vl.processing_qwen3_vl",
 )
 
 
@@ -91,8 +91,6 @@ def run(request: dict) -> int:
         log.write(json.dumps([os.environ[MODE], Path(path).name, *arguments]) + "\n")
     try:
         if os.environ[MODE] == "check":
-            from command_checks import check
-
             status = check(Path(path).name, arguments)
         else:
             status = execute(Path(path).name, arguments)
@@ -145,13 +143,35 @@ def shortening(command: str) -> list[str]:
     return [option for start, options in table.items() if command.startswith(start) for option in options]
 
 
-def main() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+def warm_up() -> None:
+    """Imports the libraries and does once what is slow the first time: loading a model and drawing a plot."""
     for name in IMPORTED:
         importlib.import_module(name)
-    with Server(sys.argv[1], Handler) as server:
+    from matplotlib import pyplot
+    from tqdm import tqdm
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from coordexp_trl.tiny import detector_path
+
+    tqdm.monitor_interval = 0  # it would be a thread
+    AutoProcessor.from_pretrained(detector_path())
+    AutoModelForImageTextToText.from_pretrained(detector_path())
+    figure, axes = pyplot.subplots(layout="constrained")
+    axes.set_title("title")
+    figure.savefig(os.devnull, format="png")
+    pyplot.close(figure)
+    # A fork has none of the other threads, so nothing here may start any. That includes `torch.set_num_threads`, whose
+    # pool breaks in forks with several threads
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.freeze()
+
+
+def main() -> None:
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    from local_connections import local_connections_only
+
+    warm_up()
+    with local_connections_only(), Server(sys.argv[1], Handler) as server:
         print("ready", flush=True)
         server.serve_forever()
 

@@ -18,7 +18,6 @@ from shell_blocks import Block
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = ("cat", "cp", "diff", "grep", "head", "ls", "mkdir", "mv", "sed", "sort", "tail", "wc")
 LINKED = ("benchmarks", "coordexp_trl", "recipes")
-SECONDS = 300
 
 # Shown with the line of the page, which the empty lines before the code give
 _REPORT = """trap 'status=$?; echo "$0:$LINENO: status $status: $BASH_COMMAND" >&2' ERR"""
@@ -54,10 +53,12 @@ class Sandbox:
             Of the server, see [`serving`].
         shorter (`Mapping[str, Sequence[str]]`):
             Options that are appended to commands which begin so.
+        seconds (`float`, *optional*, defaults to `300`):
+            Time limit of a block.
     """
 
-    def __init__(self, folder: Path, address: str, shorter: Mapping[str, Sequence[str]]) -> None:
-        self.folder, self.log = folder, folder / ".commands"
+    def __init__(self, folder: Path, address: str, shorter: Mapping[str, Sequence[str]], seconds: float = 300) -> None:
+        self.folder, self.log, self.seconds = folder, folder / ".commands", seconds
         self.log.touch()
         programs = folder / ".venv" / "bin"
         programs.mkdir(parents=True)
@@ -92,21 +93,23 @@ class Sandbox:
         script = "\n" * max(block.line - 2, 0) + f"{_REPORT}\n{code}"
         environment = self.environment | {MODE: "run" if block.reason is None else "check"}
         command = [shutil.which("bash"), "-Eeuo", "pipefail", "-c", script, page]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=self.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=SECONDS,
-            )
-        except subprocess.TimeoutExpired as late:
-            return f"{page}:{block.line}: not done after {SECONDS} seconds\n{(late.stdout or b'').decode()[-3000:]}"
-        return f"{page}:{block.line}: status {done.returncode}\n{done.stdout[-5000:]}" if done.returncode else None
+        # Not a pipe: what is started and outlives the time limit would hold it open
+        with open(self.folder / ".output", "w+", encoding="utf-8", errors="replace") as output:
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=self.folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    timeout=self.seconds,
+                )
+                status = f"status {done.returncode}" if done.returncode else None
+            except subprocess.TimeoutExpired:
+                status = f"not done after {self.seconds} seconds"
+            output.seek(0)
+            return status and f"{page}:{block.line}: {status}\n{output.read()[-5000:]}"
 
     def commands(self) -> list[list[str]]:
         """Mode, name and arguments of all that was run or checked."""

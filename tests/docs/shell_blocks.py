@@ -10,6 +10,7 @@ REASONS = (
     "needs a GPU",
     "needs a vLLM server",
     "needs the network",
+    "quoted from the code",  # word for word
     "runs until it is stopped",
     "works on the checkout",  # installs it, tests it, writes into its folders
 )
@@ -63,7 +64,7 @@ def read_blocks(page: str) -> list[Block]:
             mark = found["reason"]
             if mark not in REASONS:
                 raise ValueError(f"line {number}: unknown reason {mark!r}, known are {', '.join(REASONS)}.")
-        elif "not run:" in line and "<!--" in line:
+        elif re.search(r"<!--.*not run", _INLINE.sub("", line)):
             raise ValueError(f"line {number}: write `<!-- not run: reason -->` in a line of its own.")
     if opened is not None:
         raise ValueError(f"line {opened[1] - 1}: the block is not closed.")
