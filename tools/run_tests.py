@@ -1,31 +1,41 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
-"""Runs the tests in two halves side by side: those of vLLM, which mostly wait for its processes, and all others.
+"""Runs the tests in two halves side by side: those of vLLM and of whole commands, and all others.
 
-What the half of vLLM prints is shown when it has ended. Arguments go to pytest; with any, there is one run.
+What the first half prints is shown when it has ended. Arguments go to pytest; with any, there is one run.
 """
 
+import os
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
-NO_TESTS = 5  # pytest's status where the half is empty
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs"]
+COMMANDS = ["tests/docs", "tests/recipes", "tests/doctor", "tests/inference"]
+BESIDE = ([*PYTEST, "-m", "vllm"], [*PYTEST, "-m", "not vllm", *COMMANDS])
+OTHERS = [*PYTEST, "-m", "not vllm", *(f"--ignore={folder}" for folder in COMMANDS)]
+NO_TESTS = 5  # pytest's status where there was nothing to run
 
 
-def main(arguments: list[str]) -> int:
-    pytest = [sys.executable, "-m", "pytest", "-q", "-rs"]
+def main(arguments: Sequence[str]) -> int:
     if arguments:
-        return subprocess.run([*pytest, *arguments]).returncode
+        return subprocess.run([*PYTEST, *arguments]).returncode
+    runs = [f"{shlex.join(command)} || [ $? = {NO_TESTS} ] || failed=1" for command in BESIDE]
     with tempfile.TemporaryFile() as output:
-        beside = subprocess.Popen([*pytest, "-m", "vllm"], stdout=output, stderr=subprocess.STDOUT)
+        script = "; ".join([*runs, "exit ${failed:-0}"])
+        beside = subprocess.Popen(["bash", "-c", script], stdout=output, stderr=output, start_new_session=True)
         try:
-            status = subprocess.run([*pytest, "-m", "not vllm"]).returncode
+            status = subprocess.run(OTHERS).returncode
             other = beside.wait()
         finally:
-            beside.terminate()
+            if beside.poll() is None:
+                os.killpg(beside.pid, signal.SIGTERM)
         output.seek(0)
-        print("\n=== tests of vLLM", flush=True)
+        print("\n=== tests of vLLM, and of commands, recipes and docs", flush=True)
         sys.stdout.buffer.write(output.read())
-    return status or (0 if other == NO_TESTS else other)
+    return status or other
 
 
 if __name__ == "__main__":
