@@ -27,6 +27,7 @@ class BoxedImage:
     descs: list[str]
     boxes: list[tuple[float, float, float, float]]
     place: str
+    record: DetectionRecord
 
 
 def export_lines(
@@ -94,4 +95,4 @@ def _boxed(record: DetectionRecord, root: Path, image_paths: str, report: Conver
         image = image.relative_to(folder)
     boxes = [item.pixel_box(record.width, record.height, DEFAULT_GRID) for item in record.objects]
     descs = [item.desc for item in record.objects]
-    return BoxedImage(image.as_posix(), record.width, record.height, descs, boxes, record.place)
+    return BoxedImage(image.as_posix(), record.width, record.height, descs, boxes, record.place, record)

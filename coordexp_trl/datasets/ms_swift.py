@@ -26,8 +26,8 @@ ANSWER_ITEM = '{"bbox_2d": <bbox>, "label": "<ref-object>"}'
 BOX_TYPES = ("real", "norm1")
 DECIMALS = 4  # of a pixel, for boxes between 0 and 1
 CONVENTION = 'ms-swift boxes are xyxy in pixels, or between 0 and 1 where objects has "bbox_type": "norm1".'
+MEDIA_TAGS = ("<video>", "<audio>", "<ref-object>", "<bbox>")
 _TAGS = re.compile("<ref-object>|<bbox>")
-_MEDIA_TAGS = ("<video>", "<audio>", "<ref-object>", "<bbox>")
 
 
 def convert_ms_swift(
@@ -180,7 +180,7 @@ def export_ms_swift(
     Raises:
         `ValueError`: if the records are malformed, or the prompt holds a tag of ms-swift.
     """
-    user = user_message(prompt, _MEDIA_TAGS, "")
+    user = user_message(prompt, MEDIA_TAGS, "")
 
     def to_row(record: BoxedImage, report: ConversionReport) -> dict:
         quoted = sum('"' in desc or "\\" in desc for desc in record.descs)

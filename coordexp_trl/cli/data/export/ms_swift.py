@@ -10,14 +10,28 @@ from coordexp_trl.tables import print_table
 
 def register(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
-    parser = add_command(commands, "ms-swift", "export a grounding dataset of ms-swift", _run)
+    parser = add_command(commands, "ms-swift", "export a dataset of ms-swift", _run)
     add_shared(parser, image_paths="absolute")
     add_prompt(parser)
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="checkpoint with coordinate tokens: write these into the answers, and ask as Stage-1 does (default: a "
+        "grounding dataset, boxes in pixels)",
+    )
+    parser.add_argument(
+        "--protocol", choices=("tags", "json"), default="tags", help="with --model: how the answers are written"
+    )
 
 
 def _run(args: argparse.Namespace) -> None:
-    from coordexp_trl.datasets.ms_swift import export_ms_swift
+    if args.model is None:
+        from coordexp_trl.datasets.ms_swift import export_ms_swift
 
-    report = export_ms_swift(**shared(args))
+        report = export_ms_swift(**shared(args))
+    else:
+        from coordexp_trl.datasets.ms_swift_tokens import export_ms_swift_tokens
+
+        report = export_ms_swift_tokens(**shared(args), model=args.model, protocol=args.protocol)
     print_table(report.rows())
     print(f"wrote {args.out}")
