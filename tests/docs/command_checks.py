@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +113,15 @@ def check_hf(arguments: list[str]) -> None:
         _, command, arguments = resolve(context, arguments) if resolve else (None, None, [])
 
 
+def check_swift(arguments: list[str]) -> str | None:
+    """The plugins exist. Options are looked up in a test of their own, where the wheel of ms-swift is."""
+    if arguments[:1] != ["sft"]:
+        return f"swift {' '.join(arguments[:1])}: the test knows `swift sft` only"
+    after = arguments[arguments.index("--external_plugins") + 1 :]
+    missing = [part for part in takewhile(lambda part: not part.startswith("--"), after) if not Path(part).is_file()]
+    return f"{missing[0]}: no such plugin" if missing else None
+
+
 def check_tensorboard(arguments: list[str]) -> None:
     """The parser of TensorBoard."""
     from tensorboard.program import TensorBoard
@@ -140,6 +150,7 @@ CHECKS: dict[str, Callable[[list[str]], int | str | None]] = {
     "pre-commit": check_by_help("pre-commit"),
     "pytest": check_by_help("pytest"),
     "python": check_python,
+    "swift": check_swift,
     "tensorboard": check_tensorboard,
     "vllm": lambda arguments: None if arguments[:1] == ["serve"] else "the test knows `vllm serve` only",
 }

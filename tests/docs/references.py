@@ -56,6 +56,11 @@ def capability_rows(page: str) -> list[Row]:
     return rows
 
 
+def stated_versions(page: str) -> dict[str, str]:
+    """The page's table of versions."""
+    return dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", page, re.M))
+
+
 def find_references(text: str) -> list[Reference]:
     """All references in a text, in order; a package that the page may not name is an error."""
     found = [Reference(module, tuple(path.split("."))) for module, path in REFERENCE.findall(text)]

@@ -9,6 +9,7 @@ REASONS = (
     "an excerpt",  # of Python, with names that the page has not defined
     "needs a GPU",
     "needs a vLLM server",
+    "needs ms-swift",  # in an environment of its own
     "needs the network",
     "quoted from the code",  # word for word
     "runs until it is stopped",

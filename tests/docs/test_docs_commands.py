@@ -200,6 +200,8 @@ MISTAKEN = [
     ("pip install --editabel .", "no such option"),
     ("hf download Qwen/Qwen3-VL-4B-Instruct --local-dirr a", "No such option"),
     ("hf donwload Qwen/Qwen3-VL-4B-Instruct", "donwload"),
+    ("swift stf --external_plugins recipes/ms_swift/plugin.py", "the test knows `swift sft` only"),
+    ("swift sft --external_plugins recipes/stage1.py recipes/ms_swift/plugins.py --loss_type a", "no such plugin"),
     (".venv/bin/pre-commit instal", "invalid choice: 'instal'"),
     ("tensorboard --logdirr runs", "logdirr"),
     ("vllm server CHECKPOINT", "`vllm serve` only"),

@@ -15,6 +15,7 @@ from references import (
     installed_modules,
     is_importable,
     is_in_source,
+    stated_versions,
     wheel_modules,
 )
 
@@ -30,20 +31,6 @@ VERDICTS = ("used", "usable", "unsuitable")
 def broken(page: str, library: str, exists: Callable[[Reference], bool]) -> list[str]:
     """The references of a library that lead nowhere."""
     return sorted({str(item) for item in find_references(page) if item.library == library and not exists(item)})
-
-
-def stated_versions(page: str) -> dict[str, str]:
-    """The page's table of versions."""
-    return dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", page, re.M))
-
-
-@pytest.fixture(scope="module")
-def ms_swift(wheels) -> zipfile.ZipFile:
-    version = stated_versions(PAGE)["ms-swift"]
-    files = list(wheels.glob(f"ms_swift-{version}-*.whl"))
-    assert files, f"the page speaks of ms-swift {version}, which is not in {wheels}: make wheels"
-    with zipfile.ZipFile(files[0]) as wheel:
-        yield wheel
 
 
 @pytest.mark.parametrize("library", ["accelerate", "peft", "torch", "transformers", "trl"])
