@@ -21,9 +21,10 @@ PLUGIN = Path(__file__).resolve().parents[2] / "recipes" / "ms_swift" / "plugin.
 TOKENIZER = build_tiny_tokenizer()
 FIRST, LAST = TOKENIZER.convert_tokens_to_ids(["<|coord_0|>", "<|coord_999|>"])
 X = -100
-# Labels of two micro-batches, padded and with prompts; 5 text labels and 4 coordinates, one a border bin
+# Labels of two micro-batches, padded and with prompts; 5 text labels and 4 coordinates, one a border bin. Nothing
+# predicts the first label of a row.
 BATCHES = (
-    torch.tensor([[X, X, 7, FIRST + 3, LAST], [X, FIRST + 500, 7, 9, X]]),
+    torch.tensor([[6, X, 7, FIRST + 3, LAST], [X, FIRST + 500, 7, 9, X]]),
     torch.tensor([[X, 8, FIRST + 3, 8, X, X]]),
 )
 NUM_TEXT, NUM_SLOTS = 5, 4
