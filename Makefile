@@ -85,8 +85,9 @@ $(INSTALLED_DOCS): requirements/docs.txt
 # What the site's theme would load from a network while one reads: mermaid draws diagrams, iframe-worker lets pages that were
 # opened from the disk search
 $(SITE_SCRIPTS):
-	@rm -rf $(@D) && mkdir -p $(@D)
-	@cd $(@D) && npm pack --silent --fetch-retries=0 $(MERMAID) $(IFRAME_WORKER) >/dev/null 2>&1 && \
+	@rm -rf $(@D).new && mkdir -p $(@D).new
+	@cd $(@D).new && npm pack --silent --fetch-retries=0 --fetch-timeout=30000 $(MERMAID) $(IFRAME_WORKER) >/dev/null && \
 	  tar -xzOf mermaid-*.tgz package/dist/mermaid.min.js >mermaid.min.js && \
-	  tar -xzOf iframe-worker-*.tgz package/shim/index.js >iframe-worker.js && rm *.tgz && touch $(@F) || \
+	  tar -xzOf iframe-worker-*.tgz package/shim/index.js >iframe-worker.js && rm *.tgz && touch $(@F) && \
+	  cd .. && rm -rf $(notdir $(@D)) && mv $(notdir $(@D)).new $(notdir $(@D)) || \
 	  echo "npm fetched no mermaid: diagrams, and searching from the disk, will need the network"

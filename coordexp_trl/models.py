@@ -30,12 +30,29 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def vision_is_frozen(model: nn.Module) -> bool:
-    """Whether nothing learns in the modules that turn pixels into image features."""
-    vision = [re.compile(MODULE_PATTERNS[part]) for part in ("vision_tower", "projector")]
-    return not any(
-        parameter.requires_grad and any(pattern.search(name) for pattern in vision)
-        for name, parameter in model.named_parameters()
-    )
+    """
+    Whether nothing learns in the modules that turn pixels into image features.
+
+    Args:
+        model (`nn.Module`):
+            Model, with or without adapters.
+
+    Returns:
+        `bool`: whether vision tower and projector are frozen.
+
+    Raises:
+        `ValueError`: If no parameter is recognised as one of theirs.
+    """
+    patterns = [re.compile(MODULE_PATTERNS[part]) for part in ("vision_tower", "projector")]
+    vision = [
+        parameter for name, parameter in model.named_parameters() if any(pattern.search(name) for pattern in patterns)
+    ]
+    if not vision:
+        raise ValueError(
+            f"{type(without_adapters(model)).__name__}: no parameter is named as those of a vision tower or projector "
+            "are. Add the names of this family to coordexp_trl.models.MODULE_PATTERNS."
+        )
+    return not any(parameter.requires_grad for parameter in vision)
 
 
 def freeze_modules(model: nn.Module, names: Sequence[str]) -> dict[str, int]:

@@ -29,7 +29,10 @@ from local_connections import local_connections_only
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / "build" / "wheels"
-SITE_TOOLS = [ROOT / ".venv-docs" / "bin" / "mkdocs", ROOT / "build" / "site_scripts" / "mermaid.min.js"]
+SITE_TOOLS = [
+    ROOT / ".venv-docs" / "bin" / "mkdocs",
+    *(ROOT / "build" / "site_scripts" / name for name in ("mermaid.min.js", "iframe-worker.js")),
+]
 NOT_RUN = pytest.StashKey[dict[str, list[str]]]()
 
 hypothesis.settings.register_profile("coordexp", deadline=None, derandomize="CI" in os.environ)

@@ -137,3 +137,10 @@ def test_backbone_and_base_are_found_under_adapters(model):
     assert backbone(model) is model.model and without_adapters(model) is model
     peft_model = adapted(model)
     assert without_adapters(peft_model) is model and backbone(peft_model) is model.model
+
+
+def test_a_vision_tower_with_other_names_is_an_error_and_not_frozen(model):
+    model.model.tower = model.model.visual
+    del model.model.visual
+    with pytest.raises(ValueError, match="no parameter is named as those of a vision tower"):
+        vision_is_frozen(model)

@@ -26,9 +26,9 @@ from coordexp_trl.images import load_image
 from coordexp_trl.losses.coordinate import expectation
 from coordexp_trl.matching import MatchingConfig, match_objects
 from coordexp_trl.models import backbone
-from coordexp_trl.protocols import get_protocol
+from coordexp_trl.protocols import ParsedObject, get_protocol
 from coordexp_trl.records import read_records
-from coordexp_trl.sequences import SequenceBuilder, ground_truth
+from coordexp_trl.sequences import SequenceBuilder, TrainingSequence, ground_truth
 from coordexp_trl.trainers.micro_batch import collate_tokens
 
 matplotlib.use("Agg")
@@ -38,6 +38,7 @@ from matplotlib.patches import Patch, Rectangle  # noqa: E402
 DETECTOR = Path(__file__).resolve().parents[1] / "coordexp_trl" / "assets" / "tiny_detector"
 # A picture on which the detector errs: it misses an object and writes another one twice
 SHAPES = {"num_images": 64, "seed": 21, "min_objects": 5, "max_objects": 7, "max_overlap": 0.3}
+PICTURE = 16
 MATCHED, EXTRA, MISSED, TEXT, CONTEXT = "#2a9d4a", "#d1495b", "#e08e0b", "#3a6ea5", "#d4d4d4"
 
 
@@ -83,8 +84,7 @@ class Step:
             [item.desc for item in self.objects],
             MatchingConfig(),
         )
-        sequences = self.builder.build(rollout.completion_ids, self.parsed, self.match, self.objects)
-        self.own = sequences[-1]
+        self.reordered, self.own = self.builder.build(rollout.completion_ids, self.parsed, self.match, self.objects)
 
     @torch.no_grad()
     def slot_logits(self, slot: int) -> torch.Tensor:
@@ -116,6 +116,12 @@ def draw_image(axes, step: Step, boxes: list[Rectangle], labels: list[tuple], ti
         axes.text(*middle, text, color="white", fontsize=9, weight="bold", ha="center", va="center", bbox=style)
     axes.set_title(title, fontsize=11)
     axes.set_axis_off()
+
+
+def colors(item: ParsedObject, sequence: TrainingSequence) -> tuple[str, str]:
+    """Of the text and of the slots of an object, by what the sequence asks of them."""
+    text, slots = ({target.position for target in targets} for targets in (sequence.text, sequence.slots))
+    return TEXT if text & {*range(*item.desc_span)} else CONTEXT, MATCHED if slots & {*item.slots} else CONTEXT
 
 
 def draw_strip(axes, blocks: list[tuple[str, str, str | None, str | None]], title: str) -> None:
@@ -191,14 +197,16 @@ def draw(step: Step, path: Path) -> None:
         frameon=False,
     )
     own = [
-        (f"{i + 1} {item.desc}", CONTEXT, MATCHED if i in partner else CONTEXT, None if i in partner else EXTRA)
+        (f"{i + 1} {item.desc}", *colors(item, step.own), EXTRA if i in extras else None)
         for i, item in enumerate(step.parsed.objects)
     ]
     draw_strip(figure.add_subplot(grid[2, :]), own, "4a  self-context: the rollout's own tokens")
-    order = [j for _, j in sorted(step.match.pairs)] + sorted(missed)
-    blocks = [(f"{names[j]} {step.objects[j].desc}", TEXT, MATCHED, MISSED if j in missed else None) for j in order]
+    reordered = []
+    for item in step.protocol.parse(step.reordered.ids).objects:
+        j = truth.index(item.bins)
+        reordered.append((f"{names[j]} {item.desc}", *colors(item, step.reordered), MISSED if j in missed else None))
     title = "4b  re-ordered ground truth: in the rollout's order, what was missed last"
-    draw_strip(figure.add_subplot(grid[3, :]), [*blocks, ("end", TEXT, None, None)], title)
+    draw_strip(figure.add_subplot(grid[3, :]), [*reordered, ("end", TEXT, None, None)], title)
     draw_distribution(figure.add_subplot(grid[4, :]), step)
     figure.savefig(path, bbox_inches="tight")
     Image.open(path).convert("RGB").quantize().save(path, optimize=True)
@@ -218,7 +226,7 @@ def draw_distribution(axes, step: Step) -> None:
     mean = expectation(logits[None])[0].item() * (step.grid.num_bins - 1)
     low, high = round(min(target, mean) - 40), round(max(target, mean) + 40)
     probabilities = logits.softmax(-1)[low : high + 1]
-    axes.bar(range(low, high + 1), probabilities, width=1, color="#8fb3d9")
+    axes.bar(range(low, high + 1), probabilities.numpy(), width=1, color="#8fb3d9")
     top = probabilities.max().item()
     for place, text, color, side in (
         (mean, f"expectation {mean:.1f} ", MATCHED, "right"),
@@ -246,7 +254,7 @@ def draw_distribution(axes, step: Step) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images/concepts.png"))
-    parser.add_argument("--picture", type=int, default=16, help="number of the drawn image")
+    parser.add_argument("--picture", type=int, default=PICTURE, help="number of the drawn image")
     options = parser.parse_args()
     draw(Step(options.picture), options.out)
 

@@ -55,7 +55,7 @@ def export_ms_swift_tokens(
     """
     writer = get_protocol(protocol, load_tokenizer(Path(model), "model"))
     grid = CoordinateGrid(writer.vocabulary.num_bins)
-    user = user_message(prompt, MEDIA_TAGS, "")
+    user = user_message(prompt, TEMPLATE_TAGS[1:], "")
 
     def to_row(image: BoxedImage, report: ConversionReport) -> dict:
         for desc in image.descs:

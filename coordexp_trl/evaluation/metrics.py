@@ -41,7 +41,6 @@ AVERAGE_PRECISION = {
 # `metrics` in the metrics.json of `coordexp eval`; several names in one key share a meaning.
 RESULTS = (
     DETECTION
-    | STRICT
     | AVERAGE_PRECISION
     | {
         "duplicate_rate": Metric(
@@ -76,4 +75,3 @@ RESULTS = (
         ),
     }
 )
-del RESULTS["f1_75"]  # named with its like

@@ -48,7 +48,8 @@ class DetectionConfig:
         system_prompt (`str`, *optional*):
             System message; none by default.
         protocol (`str`, *optional*, defaults to `"tags"`):
-            Text form of an object set: `"tags"` or `"json"`.
+            Text form of an object set: `"tags"`, `"json"`, or the name of another one in
+            `coordexp_trl.protocols.PROTOCOLS`.
         geometry (`str`, *optional*, defaults to `"box"`):
             `"box"` writes every object as a box, a polygon as its enclosing one; `"native"` writes polygons as such.
         min_pixels (`int`, *optional*):

@@ -81,7 +81,8 @@ class CoordExpLoss(BaseLoss):
 
     def split(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where labels are text, and the bins of labels, -1 where they are none."""
-        bins = self.bin_of.to(labels.device)[labels.clamp(min=0)].masked_fill(labels == IGNORED, -1)
+        self.bin_of = self.bin_of.to(labels.device)
+        bins = self.bin_of[labels.clamp(min=0)].masked_fill(labels == IGNORED, -1)
         return (labels != IGNORED) & (bins < 0), bins
 
     def __call__(self, outputs, labels, *, num_items_in_batch=None, loss_scale=None, **kwargs) -> torch.Tensor:

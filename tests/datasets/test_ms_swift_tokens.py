@@ -102,3 +102,9 @@ def test_command_with_a_checkpoint(root, records, tokenizer, capsys):
     build_tiny_tokenizer(num_bins=0).save_pretrained(plain)
     assert cli.main([*command, "--model", str(plain)]) == 2
     assert "coordexp expand-vocab" in capsys.readouterr().err
+
+
+def test_a_protocol_without_a_checkpoint_is_refused(records, tmp_path, capsys):
+    command = ["data", "export", "ms-swift", str(records), "--out", str(tmp_path / "a.jsonl"), "--protocol", "json"]
+    assert cli.main(command) == 2
+    assert "error: protocol = 'json': only coordinate tokens have one. Give --model." in capsys.readouterr().err

@@ -30,8 +30,9 @@ def serving() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         address = f"{folder}/socket"
         command = [sys.executable, Path(__file__).with_name("command_server.py"), address]
-        # No configuration of accelerate and no cache of this user
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": f"{folder}/huggingface"}
+        # No configuration of accelerate and no cache of this user, and no GPU, which forks could not use
+        hidden = {"CUDA_VISIBLE_DEVICES": "", "HF_HOME": f"{folder}/huggingface"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **hidden}
         environment.pop("ACCELERATE_USE_CPU", None)
         server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:

@@ -62,7 +62,7 @@ def show_file(path: str) -> str:
         return move_links(text, path)
     fence = "`" * (3 + max(map(len, re.findall("`+", text)), default=0))
     language = LANGUAGES.get(Path(path).suffix, "text")
-    return f"{FRONT_MATTER}# `{path}`\n\n{fence}{language}\n{text}{fence}\n"
+    return f"{FRONT_MATTER}# `{path}`\n\n{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
 def show_folder(path: str, files: list[str]) -> str:

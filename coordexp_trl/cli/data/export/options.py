@@ -24,13 +24,9 @@ def add_shared(parser: CommandParser, image_paths: str) -> None:
     )
 
 
-def add_prompt(parser: CommandParser) -> None:
-    """Adds the option of exporters to conversations."""
-    parser.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="what is asked of every image (default: to locate every object and answer in JSON)",
-    )
+def add_prompt(parser: CommandParser, default: str = "to locate every object and answer in JSON") -> None:
+    """Adds the option of exporters to conversations; `default` tells what they ask without it."""
+    parser.add_argument("--prompt", metavar="TEXT", help=f"what is asked of every image (default: {default})")
 
 
 def shared(args: argparse.Namespace) -> dict[str, Any]:
