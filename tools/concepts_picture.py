@@ -167,7 +167,7 @@ def draw(step: Step, path: Path) -> None:
         step,
         [outline(step, bins, "#222222") for bins in written],
         [(bins, ", ".join(numbers), "#222222") for bins, numbers in same.items()],
-        "1, 2  rollout, parsed",
+        "steps 1, 2: rollout, parsed",
     )
     extras = [i for i in range(len(written)) if i not in partner]
     pairs = [(written[i], f"{i + 1} = {names[j]}", MATCHED) for i, j in step.match.pairs]
@@ -180,7 +180,7 @@ def draw(step: Step, path: Path) -> None:
             *(outline(step, written[i], EXTRA, grow=2) for i in extras),
         ],
         pairs + [(truth[j], names[j], MISSED) for j in missed],
-        "3  one-to-one matching",
+        "step 3: one-to-one matching",
     )
     figure.legend(
         handles=[
@@ -199,13 +199,16 @@ def draw(step: Step, path: Path) -> None:
     own = [
         (f"{i + 1} {item.desc}", *colors(item, step.own), EXTRA if i in extras else None)
         for i, item in enumerate(step.parsed.objects)
+        if item.slots[-1] < len(step.own.ids)  # it ends with the last matched object
     ]
-    draw_strip(figure.add_subplot(grid[2, :]), own, "4a  self-context: the rollout's own tokens")
+    draw_strip(
+        figure.add_subplot(grid[2, :]), own, "step 4a, self-context: input the rollout, targets the matched boxes"
+    )
     reordered = []
     for item in step.protocol.parse(step.reordered.ids).objects:
         j = truth.index(item.bins)
         reordered.append((f"{names[j]} {item.desc}", *colors(item, step.reordered), MISSED if j in missed else None))
-    title = "4b  re-ordered ground truth: in the rollout's order, what was missed last"
+    title = "step 4b, re-ordered ground truth: the rollout's order, what was missed last"
     draw_strip(figure.add_subplot(grid[3, :]), [*reordered, ("end", TEXT, None, None)], title)
     draw_distribution(figure.add_subplot(grid[4, :]), step)
     figure.savefig(path, bbox_inches="tight")
@@ -235,12 +238,12 @@ def draw_distribution(axes, step: Step) -> None:
         axes.axvline(place, color=color, lw=2, ls="-" if side == "right" else ":")
         axes.text(place, 1.15 * top, text, ha=side, fontsize=9, color=color)
     axes.annotate(
-        "", (target, 0.95 * top), (mean, 0.95 * top), arrowprops={"arrowstyle": "->", "color": EXTRA, "lw": 2}
+        "", (target, 0.95 * top), (mean, 0.95 * top), arrowprops={"arrowstyle": "->", "color": "#222222", "lw": 2}
     )
-    axes.text(target, 0.95 * top, "  L1, GIoU", va="center", fontsize=9, color=EXTRA)
+    axes.text(target, 0.95 * top, "  L1, GIoU", va="center", fontsize=9, color="#222222")
     edge = ("left", "top", "right", "bottom")[k]
     axes.set_title(
-        f"5, 6  {edge} edge of {i + 1} ({step.parsed.objects[i].desc}), on the rollout's tokens",
+        f"steps 5, 6: {edge} edge of {i + 1} ({step.parsed.objects[i].desc}), on the rollout's tokens",
         fontsize=11,
         loc="left",
     )
