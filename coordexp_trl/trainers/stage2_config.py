@@ -215,6 +215,11 @@ class CoordExpStage2Config(VLLMConfig, DetectionConfig, _BaseConfig):
             self._check_positive(name)
         if not 0 <= self.match_min_iou <= 1:
             raise ValueError(f"match_min_iou must be in [0, 1], got {self.match_min_iou}.")
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy={self.train_sampling_strategy!r} does nothing in Stage-2, whose generation "
+                "batches have an order of their own. Leave it out; shuffle_dataset=False takes records in their order."
+            )
         if self.steps_per_generation is None:
             self.steps_per_generation = self.gradient_accumulation_steps
         if self.steps_per_generation < 1 or self.steps_per_generation % self.gradient_accumulation_steps:

@@ -39,6 +39,7 @@ from coordexp_trl import CoordExpStage2Config
         ({"gradient_accumulation_steps": 4, "steps_per_generation": 6}, "steps_per_generation", "6", "multiple"),
         ({"gradient_accumulation_steps": 4, "steps_per_generation": 2}, "steps_per_generation", "2", "multiple"),
         ({"steps_per_generation": 0}, "steps_per_generation", "0", "positive multiple"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy", "group_by_length", "Leave it out"),
         # Decoding
         ({"num_generations": 2}, "num_generations", "2", "temperature above 0"),
         ({"num_generations": 3, "num_beams": 2}, "num_generations", "3", "num_beams"),
