@@ -9,8 +9,7 @@ panel is the distribution at one coordinate of a matched object in the teacher-f
 """
 
 import argparse
-import tempfile
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import matplotlib
@@ -20,14 +19,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from coordexp_trl.checkpoints import end_token_ids, read_prompting, read_vocabulary
 from coordexp_trl.coordinates import CoordinateGrid
-from coordexp_trl.datasets.shapes import create_shapes
+from coordexp_trl.datasets.shapes import draw_shapes
 from coordexp_trl.generation import PromptBuilder, SamplingConfig, TransformersEngine
-from coordexp_trl.images import load_image
 from coordexp_trl.losses.coordinate import expectation
 from coordexp_trl.matching import MatchingConfig, match_objects
 from coordexp_trl.models import backbone
 from coordexp_trl.protocols import ParsedObject, get_protocol
-from coordexp_trl.records import read_records
+from coordexp_trl.records import DetectionRecord
 from coordexp_trl.sequences import SequenceBuilder, TrainingSequence, ground_truth
 from coordexp_trl.trainers.micro_batch import collate_tokens
 
@@ -37,15 +35,14 @@ from matplotlib.patches import Patch, Rectangle  # noqa: E402
 
 DETECTOR = Path(__file__).resolve().parents[1] / "coordexp_trl" / "assets" / "tiny_detector"
 # A picture on which the detector errs: it misses an object and writes another one twice
-SHAPES = {"num_images": 64, "seed": 21, "min_objects": 5, "max_objects": 7, "max_overlap": 0.3}
-PICTURE = 16
+PICTURE = {"seed": 21, "index": 16, "min_objects": 5, "max_objects": 7, "max_overlap": 0.3}
 MATCHED, EXTRA, MISSED, TEXT, CONTEXT = "#2a9d4a", "#d1495b", "#e08e0b", "#3a6ea5", "#d4d4d4"
 
 
 class Step:
     """One step of Stage-2 on one image."""
 
-    def __init__(self, picture: int):
+    def __init__(self):
         self.model = AutoModelForImageTextToText.from_pretrained(DETECTOR, dtype=torch.float32).eval()
         self.processor = AutoProcessor.from_pretrained(DETECTOR)
         vocabulary = read_vocabulary(self.model, self.processor)
@@ -54,27 +51,21 @@ class Step:
         self.protocol = get_protocol("tags", self.processor.tokenizer, vocabulary)
         self.builder = SequenceBuilder(self.protocol, eos_token_id=self.ends[0])
         self.prompts = PromptBuilder(self.processor, read_prompting(DETECTOR)["prompt"])
-        with tempfile.TemporaryDirectory() as folder:
-            records = read_records(create_shapes(Path(folder) / "shapes", **SHAPES))
-            record = records[picture]
-            self.look(record, load_image(record))
+        self.image, objects = draw_shapes(**PICTURE)
+        self.objects = ground_truth(DetectionRecord(("drawn.png",), *self.image.size, tuple(objects)), self.grid)
+        self.roll_out()
 
-    @contextmanager
-    def unwrapped(self):
-        yield self.model
-
-    def look(self, record, image) -> None:
+    def roll_out(self) -> None:
         """Rollout → parse → match → sequences."""
-        self.image, self.objects = image, ground_truth(record, self.grid)
         engine = TransformersEngine(
-            self.unwrapped,
+            lambda: nullcontext(self.model),
             eos_token_ids=self.ends,
             pad_token_id=self.processor.tokenizer.pad_token_id,
             image_token_id=self.model.config.image_token_id,
             suppress_tokens=[self.model.config.image_token_id],
             coord_ids=self.coord_ids,
         )
-        self.prompt = self.prompts([image])[0]
+        self.prompt = self.prompts([self.image])[0]
         (rollout,) = engine.generate([self.prompt], SamplingConfig(max_completion_length=160))
         self.parsed = rollout.parse(self.protocol, self.ends[0])
         self.match = match_objects(
@@ -97,8 +88,12 @@ class Step:
         return (self.model.get_output_embeddings().weight @ row)[self.coord_ids]
 
 
+def corners(step: Step, bins) -> list[float]:
+    return step.grid.bins_to_pixels([bins], *step.image.size)[0].tolist()
+
+
 def outline(step: Step, bins, color: str, style: str = "-", grow: float = 0) -> Rectangle:
-    x1, y1, x2, y2 = step.grid.bins_to_pixels([bins], *step.image.size)[0].tolist()
+    x1, y1, x2, y2 = corners(step, bins)
     return Rectangle(
         (x1 - grow, y1 - grow), x2 - x1 + 2 * grow, y2 - y1 + 2 * grow, fill=False, ec=color, lw=2.2, ls=style
     )
@@ -110,7 +105,7 @@ def draw_image(axes, step: Step, boxes: list[Rectangle], labels: list[tuple], ti
     for box in boxes:
         axes.add_patch(box)
     for bins, text, color in labels:
-        x1, y1, x2, y2 = step.grid.bins_to_pixels([bins], *step.image.size)[0].tolist()
+        x1, y1, x2, y2 = corners(step, bins)
         style = {"fc": color, "ec": "none", "boxstyle": "round,pad=0.25"}
         middle = ((x1 + x2) / 2, (y1 + y2) / 2)
         axes.text(*middle, text, color="white", fontsize=9, weight="bold", ha="center", va="center", bbox=style)
@@ -257,9 +252,8 @@ def draw_distribution(axes, step: Step) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images/concepts.png"))
-    parser.add_argument("--picture", type=int, default=PICTURE, help="number of the drawn image")
     options = parser.parse_args()
-    draw(Step(options.picture), options.out)
+    draw(Step(), options.out)
 
 
 if __name__ == "__main__":

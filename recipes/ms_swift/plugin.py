@@ -7,6 +7,7 @@ The loss of Stage-1 as an external plugin of ms-swift 4.6:
 The data come from `coordexp data export ms-swift --model DIR`, see docs/ms-swift.md.
 """
 
+import math
 import os
 from dataclasses import dataclass, fields
 
@@ -36,8 +37,17 @@ class CoordExpOptions:
 
     @classmethod
     def from_environment(cls) -> "CoordExpOptions":
-        """Reads the variables named like the options, in capitals."""
-        return cls(**{item.name: float(os.environ.get(item.name.upper(), item.default)) for item in fields(cls)})
+        """Reads the variables named like the options, in capitals; an error names the one that is no such number."""
+        values = {}
+        for item in fields(cls):
+            given = os.environ.get(item.name.upper(), item.default)
+            try:
+                values[item.name] = float(given)
+            except ValueError:
+                values[item.name] = math.nan
+            if not 0 <= values[item.name] < math.inf:
+                raise ValueError(f"{item.name.upper()}={given!r}: must be a finite number, 0 or greater.")
+        return cls(**values)
 
 
 class CoordExpLoss(BaseLoss):

@@ -21,7 +21,7 @@ def tool():
 
 @pytest.fixture(scope="module")
 def step(tool):
-    return tool.Step(tool.PICTURE)
+    return tool.Step()
 
 
 def test_one_object_is_written_twice_and_one_is_missed(step):

@@ -92,12 +92,6 @@ def test_what_is_used_is_used_in_the_files_that_the_page_names():
             assert any(name in source for name in names), f"{file.name} has nothing of {sorted(names)}: {row}"
 
 
-def test_files_that_the_page_links_exist():
-    links = LINK.findall(PAGE)
-    assert links
-    assert [link for link in links if not (FILE.parent / link).exists()] == []
-
-
 def test_issues_have_their_address():
     cited = set(ISSUE.findall(ISSUE_ADDRESS.sub("", PAGE)))
     addresses = ISSUE_ADDRESS.findall(PAGE)

@@ -221,6 +221,13 @@ def test_options_are_those_of_stage_1(plugin, monkeypatch):
     assert plugin.CoordExpOptions.from_environment() == plugin.CoordExpOptions(coord_gate_weight=0.5)
 
 
+@pytest.mark.parametrize("value", ["half", "-1", "nan", "inf"])
+def test_an_option_that_is_no_weight_is_named(plugin, monkeypatch, value):
+    monkeypatch.setenv("COORD_GATE_WEIGHT", value)
+    with pytest.raises(ValueError, match=f"COORD_GATE_WEIGHT='{value}': must be a finite number, 0 or greater"):
+        plugin.CoordExpOptions.from_environment()
+
+
 def test_terms_without_weight_are_not_computed(plugin):
     trainer = Trainer()
     loss = make_loss(plugin, trainer)
